@@ -26,7 +26,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".chancery.v1.Bundle.leaf_der")
         .bytes(".chancery.v1.Bundle.chain_der")
         .btree_map(".chancery.v1")
-        .skip_debug(["chancery.v1.Bundle", "chancery.v1.JoinRequest", "chancery.v1.CreateTokenResponse"])
+        .skip_debug([
+            "chancery.v1.Bundle",
+            "chancery.v1.JoinRequest",
+            "chancery.v1.CreateTokenResponse",
+        ])
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,1 +1,4 @@
-//! Stub.
+//! Chancery's coordinator. See `docs/architecture.md` for the map.
+
+pub mod record;
+pub mod store;

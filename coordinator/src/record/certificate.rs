@@ -1,0 +1,162 @@
+//! Certificates, what was issued for them, and by whom.
+
+use chancery_shared::{
+    identifier::Identifier,
+    key_type::KeyType,
+    name::{CertName, IssuerName, Labels},
+    number::Generation,
+    x509::Fingerprint,
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Record, Sealed, base64_bytes};
+
+/// A certificate as an operator declared it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateSpec {
+    /// Its name.
+    pub name: CertName,
+    /// What it is for; the first is the one a probe asks for.
+    pub identifiers: Vec<Identifier>,
+    /// Algorithm of its key.
+    pub key_type: KeyType,
+    /// Issuers, in order of preference.
+    pub issuers: Vec<IssuerName>,
+    /// The labels that an agent must have to get it.
+    pub labels: Labels,
+}
+
+impl Record for CertificateSpec {
+    const KIND: &'static str = "certificate";
+}
+
+/// What is so for a certificate. Written by the leader alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateState {
+    /// Generation of the newest bundle; 0 before the first. Never goes down.
+    pub generation: Generation,
+    /// What the newest bundle holds.
+    pub issued: Option<Issued>,
+    /// When an operator last asked for a renewal that has not happened yet.
+    #[serde(default)]
+    pub renewal_requested_at: Option<Timestamp>,
+    /// Failed orders since the last one that worked.
+    #[serde(default)]
+    pub failures: u32,
+    /// The last of them.
+    #[serde(default)]
+    pub last_failure: Option<Failure>,
+}
+
+impl Record for CertificateState {
+    const KIND: &'static str = "state";
+}
+
+/// The public facts of an issued bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issued {
+    /// Serial number, hexadecimal.
+    pub serial: String,
+    /// SHA-256 of the end-entity certificate.
+    pub fingerprint: Fingerprint,
+    /// Start of validity.
+    pub not_before: Timestamp,
+    /// End of validity.
+    pub not_after: Timestamp,
+    /// The issuer that was asked.
+    pub issuer: IssuerName,
+    /// Name of the CA certificate that signed it.
+    pub issued_by: String,
+    /// The identifiers that were asked for.
+    pub identifiers: Vec<Identifier>,
+    /// Algorithm of the key.
+    pub key_type: KeyType,
+    /// When it was stored.
+    pub stored_at: Timestamp,
+}
+
+/// A failed order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// When.
+    pub at: Timestamp,
+    /// What an operator should read.
+    pub message: String,
+    /// Stable code, with a page in `docs/errors/`.
+    pub code: String,
+    /// No new try before this.
+    pub retry_at: Timestamp,
+}
+
+/// One issued private key and its chain. Immutable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bundle {
+    /// The certificate that it is for.
+    pub certificate: CertName,
+    /// Its number.
+    pub generation: Generation,
+    /// The end-entity certificate, DER.
+    #[serde(with = "base64_bytes")]
+    pub leaf: Vec<u8>,
+    /// The issuing certificates, in order; each stands under [`super::key::chain`].
+    pub chain: Vec<Fingerprint>,
+    /// The private key, PKCS#8 DER, sealed with kind `bundle`, the certificate's name and the
+    /// generation.
+    pub key: Sealed,
+    /// The identifiers that were asked for.
+    pub identifiers: Vec<Identifier>,
+}
+
+impl Record for Bundle {
+    const KIND: &'static str = "bundle";
+}
+
+/// An issuing certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chain {
+    /// DER.
+    #[serde(with = "base64_bytes")]
+    pub der: Vec<u8>,
+}
+
+impl Record for Chain {
+    const KIND: &'static str = "chain";
+}
+
+/// An ACME CA as an operator declared it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuerSpec {
+    /// Its name.
+    pub name: IssuerName,
+    /// Directory URL (RFC 8555 section 7.1.1).
+    pub directory: String,
+    /// Contact URLs (RFC 8555 section 7.3).
+    #[serde(default)]
+    pub contacts: Vec<String>,
+    /// PEM of the roots to trust for its HTTPS; empty: the system's.
+    #[serde(default)]
+    pub trust_roots_pem: String,
+}
+
+impl Record for IssuerSpec {
+    const KIND: &'static str = "issuer";
+}
+
+/// An ACME account (RFC 8555 section 7.1.2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// The directory that it was made at. An issuer that moves to another directory
+    /// needs another account.
+    pub directory: String,
+    /// The account key, PKCS#8 DER, sealed with kind `account`, the issuer's name and
+    /// generation 0.
+    pub key: Sealed,
+    /// The account URL. `None` until the CA has confirmed it: the key is kept first,
+    /// and newAccount with a known key returns the account that it has.
+    pub url: Option<String>,
+}
+
+impl Record for Account {
+    const KIND: &'static str = "account";
+}

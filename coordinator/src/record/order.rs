@@ -1,0 +1,137 @@
+//! The order journal.
+
+use chancery_shared::{
+    identifier::Identifier,
+    key_type::KeyType,
+    name::{CertName, IssuerName},
+    number::{Epoch, Generation},
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Record, Sealed};
+
+/// The live order of a certificate: what was written before each step towards the CA.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Tells one attempt from the next.
+    pub id: Uuid,
+    /// The certificate.
+    pub certificate: CertName,
+    /// The generation that it will become.
+    pub generation: Generation,
+    /// The issuer that is asked.
+    pub issuer: IssuerName,
+    /// URL of the account that asks.
+    pub account: String,
+    /// What the certificate shall be for.
+    pub identifiers: Vec<Identifier>,
+    /// Algorithm of the key.
+    pub key_type: KeyType,
+    /// The private key, PKCS#8 DER, sealed with kind `order`, the certificate's name and
+    /// the generation.
+    pub key: Sealed,
+    /// Why it is made, as an operator would say it.
+    pub reason: String,
+    /// When the intent was written.
+    pub started_at: Timestamp,
+    /// When it is given up.
+    pub deadline: Timestamp,
+    /// Epoch that wrote this last.
+    pub epoch: Epoch,
+    /// How often a step was taken up again by a new term or a new process.
+    #[serde(default)]
+    pub resumed: u32,
+    /// How far it has come.
+    pub stage: Stage,
+}
+
+impl Record for Order {
+    const KIND: &'static str = "order";
+}
+
+/// How far an order has come. Each is written *before* the step that follows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "stage", rename_all = "kebab-case")]
+pub enum Stage {
+    /// newOrder may or may not have been sent (RFC 8555 section 7.4).
+    Intended,
+    /// The CA has the order.
+    Placed {
+        /// Its URL.
+        url: String,
+    },
+    /// The challenges are served, and the CA may have been told (RFC 8555 section 7.5.1).
+    Presented {
+        /// URL of the order.
+        url: String,
+        /// Tokens of the challenges that stand in the store: exactly these are removed.
+        tokens: Vec<String>,
+    },
+    /// All authorizations are valid; finalize may have been sent (RFC 8555 section 7.4).
+    Validated {
+        /// URL of the order.
+        url: String,
+        /// As in [`Stage::Presented`].
+        tokens: Vec<String>,
+    },
+    /// The CA has the CSR; the certificate can be fetched when it is ready.
+    Finalized {
+        /// URL of the order.
+        url: String,
+        /// As in [`Stage::Presented`].
+        tokens: Vec<String>,
+    },
+}
+
+impl Stage {
+    /// The stage's name for operators.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Intended => "intended",
+            Self::Placed { .. } => "placed",
+            Self::Presented { .. } => "presented",
+            Self::Validated { .. } => "validated",
+            Self::Finalized { .. } => "finalized",
+        }
+    }
+
+    /// The order's URL, once the CA has told it.
+    pub fn url(&self) -> Option<&str> {
+        match self {
+            Self::Intended => None,
+            Self::Placed { url }
+            | Self::Presented { url, .. }
+            | Self::Validated { url, .. }
+            | Self::Finalized { url, .. } => Some(url),
+        }
+    }
+
+    /// Tokens of the challenges that this order has put into the store.
+    pub fn tokens(&self) -> &[String] {
+        match self {
+            Self::Intended | Self::Placed { .. } => &[],
+            Self::Presented { tokens, .. }
+            | Self::Validated { tokens, .. }
+            | Self::Finalized { tokens, .. } => tokens,
+        }
+    }
+}
+
+/// A presented challenge (RFC 8555 section 8).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Challenge {
+    /// The order that presented it.
+    pub order: Uuid,
+    /// The certificate of the order.
+    pub certificate: CertName,
+    /// What is being validated.
+    pub identifier: Identifier,
+    /// What the answer has to be (RFC 8555 section 8.1).
+    pub key_authorization: String,
+}
+
+impl Record for Challenge {
+    const KIND: &'static str = "challenge";
+}

@@ -20,7 +20,7 @@ pub mod key;
 mod order;
 
 pub use agent::{Agent, Deployment, DeploymentState, Identity, JoinToken, Service, Services};
-pub use authority::{Authority, DataKey, Leader, Sealed, SealRing};
+pub use authority::{Authority, DataKey, Leader, SealRing, Sealed};
 pub use certificate::{
     Account, Bundle, CertificateSpec, CertificateState, Chain, Failure, Issued, IssuerSpec,
 };
@@ -95,7 +95,8 @@ pub fn encode<T: Record>(record: &T) -> Bytes {
 
 /// Reads the stored form of a record that stands at `key`.
 pub fn decode<T: Record>(key: &str, value: &[u8]) -> Result<T, DecodeError> {
-    let damaged = |reason: String| DecodeError::Damaged { key: key.to_owned(), kind: T::KIND, reason };
+    let damaged =
+        |reason: String| DecodeError::Damaged { key: key.to_owned(), kind: T::KIND, reason };
     let label: Label = serde_json::from_slice(value).map_err(|error| damaged(error.to_string()))?;
     if label.kind != T::KIND {
         return Err(damaged(format!("it says that it is of kind {:?}", label.kind)));

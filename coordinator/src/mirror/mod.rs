@@ -1,0 +1,213 @@
+//! The mirror: a coordinator's own copy of the store, and who is told when it changes.
+//!
+//! One task lists the store once and then follows its watch. Everything that only reads
+//! (agents' streams, HTTP-01, the CLI, metrics) reads here, so that neither ten thousand
+//! agents nor a lost store cost the store a single request. What decides a write reads the store
+//! itself, and states what it read as a precondition.
+//!
+//! A change wakes exactly those who asked for it: an agent's stream when something
+//! that the agent is entitled to has changed, the scheduler with the names of the certificates, an
+//! operator who follows one certificate. Nobody scans on a timer.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, RwLock, RwLockReadGuard},
+};
+
+use chancery_shared::{
+    name::{AgentName, CertName},
+    number::Revision,
+    retry::Policy,
+};
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::store::{Commit, Error, Store};
+
+mod view;
+
+pub use view::{Table, Versioned, View};
+
+/// A coordinator's own copy of the store.
+pub struct Mirror {
+    view: RwLock<View>,
+    revision: watch::Sender<Revision>,
+    health: watch::Sender<Health>,
+    touched: broadcast::Sender<Arc<Touched>>,
+    /// Bumped for an agent when what it may have, or whether it may be here, has changed.
+    agents: Mutex<HashMap<AgentName, watch::Sender<u64>>>,
+}
+
+/// Whether the store can be followed now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It can.
+    Following,
+    /// It cannot; the mirror shows what was last known.
+    Lost {
+        /// What the store said.
+        reason: String,
+    },
+}
+
+/// What a commit touched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Certificates whose specification, state, bundle, order or deployments changed.
+    pub certificates: BTreeSet<CertName>,
+    /// Agents whose record changed, or that are gone.
+    pub agents: BTreeSet<AgentName>,
+    /// Whether an issuer or an account changed.
+    pub issuers: bool,
+    /// Whether the data keys changed.
+    pub seal: bool,
+    /// Whether the whole view was read again: everything may have changed.
+    pub everything: bool,
+}
+
+impl Mirror {
+    /// Reads the whole store, then follows it in the background until `shutdown`.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        shutdown: CancellationToken,
+    ) -> Result<Arc<Self>, Error> {
+        let view = View::of(store.list("").await?);
+        let mirror = Arc::new(Self {
+            revision: watch::Sender::new(view.revision),
+            view: RwLock::new(view),
+            health: watch::Sender::new(Health::Following),
+            touched: broadcast::Sender::new(TOUCHED_QUEUE),
+            agents: Mutex::default(),
+        });
+        tokio::spawn({
+            let mirror = mirror.clone();
+            async move {
+                let _ = shutdown.run_until_cancelled(mirror.follow(store)).await;
+            }
+        });
+        Ok(mirror)
+    }
+
+    /// The present view. Hold it for moments, never across an `await`.
+    pub fn read(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().expect("no writer panics")
+    }
+
+    /// The revision that the view shows.
+    pub fn revision(&self) -> Revision {
+        *self.revision.borrow()
+    }
+
+    /// Resolves once the view shows `revision`: read your own writes. Cancel-safe.
+    pub async fn wait_for(&self, revision: Revision) {
+        // The sender lives as long as `self`, so this cannot fail.
+        let _ = self.revision.subscribe().wait_for(|shown| *shown >= revision).await;
+    }
+
+    /// Whether the store can be followed.
+    pub fn health(&self) -> Health {
+        self.health.borrow().clone()
+    }
+
+    /// What each commit touches, from now on. A receiver that lags has to look at
+    /// everything.
+    pub fn touched(&self) -> broadcast::Receiver<Arc<Touched>> {
+        self.touched.subscribe()
+    }
+
+    /// Changes whenever something that `agent` is entitled to, or the agent's own record, has
+    /// changed.
+    pub fn agent_signal(&self, agent: &AgentName) -> watch::Receiver<u64> {
+        let mut agents = self.agents.lock().expect("no holder panics");
+        agents.entry(agent.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe()
+    }
+
+    /// Follows the store forever, listing again whenever the watch cannot go on.
+    async fn follow(&self, store: Arc<dyn Store>) {
+        let mut waits = Policy::CONNECT.waits();
+        loop {
+            let error = match store.watch("", self.revision()).await {
+                Ok(mut commits) => loop {
+                    match commits.next().await {
+                        Some(Ok(commit)) => {
+                            waits.reset();
+                            self.health.send_replace(Health::Following);
+                            self.apply(&commit);
+                        }
+                        Some(Err(error)) => break error,
+                        None => break Error::Unavailable("the watch ended".to_owned()),
+                    }
+                },
+                Err(error) => error,
+            };
+            if matches!(error, Error::Compacted { .. }) {
+                match store.list("").await {
+                    Ok(snapshot) => {
+                        self.replace(View::of(snapshot));
+                        continue;
+                    }
+                    Err(error) => self.lost(&error),
+                }
+            } else {
+                self.lost(&error);
+            }
+            tokio::time::sleep(waits.next_wait()).await;
+        }
+    }
+
+    fn lost(&self, error: &Error) {
+        tracing::warn!(%error, "cannot follow the store; serving what was last known");
+        self.health.send_replace(Health::Lost { reason: error.to_string() });
+    }
+
+    fn replace(&self, view: View) {
+        let revision = view.revision;
+        *self.view.write().expect("no writer panics") = view;
+        self.health.send_replace(Health::Following);
+        self.revision.send_replace(revision);
+        for signal in self.agents.lock().expect("no holder panics").values() {
+            signal.send_modify(|count| *count += 1);
+        }
+        // No receiver is no error.
+        let _ = self.touched.send(Arc::new(Touched { everything: true, ..Touched::default() }));
+    }
+
+    fn apply(&self, commit: &Commit) {
+        let mut touched = Touched::default();
+        // Entitlement before and after: who lost a certificate is told as well.
+        let affected = {
+            let mut view = self.view.write().expect("no writer panics");
+            let mut affected = BTreeSet::new();
+            let distributed = view::distributed(commit);
+            for name in &distributed {
+                affected.extend(view.entitled_agents(name));
+            }
+            view.apply(commit, &mut touched);
+            for name in &distributed {
+                affected.extend(view.entitled_agents(name));
+            }
+            affected.extend(touched.agents.iter().cloned());
+            affected
+        };
+        self.revision.send_replace(commit.revision);
+        self.signal(&affected);
+        // No receiver is no error.
+        let _ = self.touched.send(Arc::new(touched));
+    }
+
+    fn signal(&self, affected: &BTreeSet<AgentName>) {
+        let mut agents = self.agents.lock().expect("no holder panics");
+        for name in affected {
+            if let Some(signal) = agents.get(name) {
+                if signal.receiver_count() == 0 {
+                    agents.remove(name);
+                } else {
+                    signal.send_modify(|count| *count += 1);
+                }
+            }
+        }
+    }
+}
+
+/// Commits that a subscriber may lag behind before it has to look at everything.
+const TOUCHED_QUEUE: usize = 1024;

@@ -1,0 +1,313 @@
+//! What the store holds, decoded and indexed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    str::FromStr,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use chancery_shared::{
+    name::{AgentName, CertName, IssuerName},
+    number::Revision,
+    x509::Fingerprint,
+};
+
+use super::Touched;
+use crate::{
+    record::{
+        self, Account, Agent, Authority, Bundle, CertificateSpec, CertificateState, Chain,
+        Challenge, DecodeError, Deployment, Event, IssuerSpec, JoinToken, Leader, Order, Record,
+        SealRing, Services, key,
+    },
+    store::{Change, Commit, Entry, Snapshot},
+};
+
+/// A record and the revision of the commit that wrote it.
+#[derive(Clone, Debug)]
+pub struct Versioned<T> {
+    /// The record.
+    pub record: Arc<T>,
+    /// For preconditions.
+    pub revision: Revision,
+}
+
+/// Records by name.
+pub type Table<K, V> = BTreeMap<K, Versioned<V>>;
+
+/// What the store holds, decoded.
+#[derive(Debug, Default)]
+pub struct View {
+    /// The revision that this shows.
+    pub revision: Revision,
+    /// Desired certificates.
+    pub certificates: Table<CertName, CertificateSpec>,
+    /// States of certificates, also of deleted ones.
+    pub states: Table<CertName, CertificateState>,
+    /// The newest bundle of each certificate.
+    pub bundles: Table<CertName, Bundle>,
+    /// Issuing certificates, DER.
+    pub chains: BTreeMap<Fingerprint, Bytes>,
+    /// The order journal.
+    pub orders: Table<CertName, Order>,
+    /// Presented challenges, by token.
+    pub challenges: Table<String, Challenge>,
+    /// Desired issuers.
+    pub issuers: Table<IssuerName, IssuerSpec>,
+    /// ACME accounts.
+    pub accounts: Table<IssuerName, Account>,
+    /// Enrolled agents.
+    pub agents: Table<AgentName, Agent>,
+    /// Deployments, by agent.
+    pub deployments: BTreeMap<AgentName, Table<CertName, Deployment>>,
+    /// Services, by agent.
+    pub services: Table<AgentName, Services>,
+    /// Join tokens, by identifier.
+    pub tokens: Table<String, JoinToken>,
+    /// Events, by sequence number.
+    pub events: BTreeMap<u64, Arc<Event>>,
+    /// The internal CA.
+    pub authority: Option<Versioned<Authority>>,
+    /// The data keys.
+    pub seal: Option<Versioned<SealRing>>,
+    /// Who leads.
+    pub leader: Option<Versioned<Leader>>,
+    /// Keys whose values cannot be read, and why.
+    pub damaged: BTreeMap<String, DecodeError>,
+}
+
+impl View {
+    /// The view of a whole listing.
+    pub fn of(snapshot: Snapshot) -> Self {
+        let mut view = Self { revision: snapshot.revision, ..Self::default() };
+        let mut touched = Touched::default();
+        for entry in &snapshot.entries {
+            view.put(entry, &mut touched);
+        }
+        view
+    }
+
+    /// Brings the view up to a commit. Says what it touched.
+    pub fn apply(&mut self, commit: &Commit, touched: &mut Touched) {
+        for change in &commit.changes {
+            match change {
+                Change::Put(entry) => self.put(entry, touched),
+                Change::Delete { key } => self.delete(key, touched),
+            }
+        }
+        self.revision = commit.revision;
+    }
+
+    /// The agents that may have the certificate.
+    pub fn entitled_agents(&self, certificate: &str) -> Vec<AgentName> {
+        let Some(spec) = self.certificates.get(certificate) else { return Vec::new() };
+        self.agents
+            .iter()
+            .filter(|(_, agent)| agent.record.labels.satisfy(&spec.record.labels))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// The certificates that an agent may have.
+    pub fn entitlement<'a>(&'a self, agent: &'a Agent) -> impl Iterator<Item = &'a CertName> {
+        self.certificates
+            .iter()
+            .filter(|(_, spec)| agent.labels.satisfy(&spec.record.labels))
+            .map(|(name, _)| name)
+    }
+
+    /// The deployment of a certificate on an agent.
+    pub fn deployment(&self, agent: &str, certificate: &str) -> Option<&Deployment> {
+        Some(&*self.deployments.get(agent)?.get(certificate)?.record)
+    }
+
+    fn put(&mut self, entry: &Entry, touched: &mut Touched) {
+        match self.try_put(entry, touched) {
+            Ok(()) => {
+                self.damaged.remove(&entry.key);
+            }
+            Err(error) => {
+                tracing::error!(%error, "a stored record cannot be read; it is left as it is");
+                self.damaged.insert(entry.key.clone(), error);
+            }
+        }
+    }
+
+    fn try_put(&mut self, entry: &Entry, touched: &mut Touched) -> Result<(), DecodeError> {
+        let (folder, rest) = split(&entry.key);
+        match folder {
+            key::CERTIFICATES => {
+                touch(&mut touched.certificates, insert(&mut self.certificates, rest, entry)?)
+            }
+            key::STATES => touch(&mut touched.certificates, insert(&mut self.states, rest, entry)?),
+            key::BUNDLES => {
+                let bundle = versioned::<Bundle>(entry)?;
+                let name = bundle.record.certificate.clone();
+                let known = self.bundles.get(&name);
+                if known.is_none_or(|known| known.record.generation <= bundle.record.generation) {
+                    self.bundles.insert(name.clone(), bundle);
+                }
+                touched.certificates.insert(name);
+            }
+            key::CHAINS => {
+                let chain = record::decode::<Chain>(&entry.key, &entry.value)?;
+                self.chains.insert(Fingerprint::of(&chain.der), chain.der.into());
+            }
+            key::ORDERS => touch(&mut touched.certificates, insert(&mut self.orders, rest, entry)?),
+            key::CHALLENGES => {
+                self.challenges.insert(rest.to_owned(), versioned(entry)?);
+            }
+            key::ISSUERS => {
+                insert(&mut self.issuers, rest, entry)?;
+                touched.issuers = true;
+            }
+            key::ACCOUNTS => {
+                insert(&mut self.accounts, rest, entry)?;
+                touched.issuers = true;
+            }
+            key::AGENTS => touch(&mut touched.agents, insert(&mut self.agents, rest, entry)?),
+            key::DEPLOYMENTS => {
+                let deployment = versioned::<Deployment>(entry)?;
+                let (agent, certificate) =
+                    (deployment.record.agent.clone(), deployment.record.certificate.clone());
+                touched.certificates.insert(certificate.clone());
+                self.deployments.entry(agent).or_default().insert(certificate, deployment);
+            }
+            key::SERVICES => {
+                insert(&mut self.services, rest, entry)?;
+            }
+            key::TOKENS => {
+                self.tokens.insert(rest.to_owned(), versioned(entry)?);
+            }
+            key::EVENTS => {
+                let event = versioned::<Event>(entry)?;
+                self.events.insert(event.record.sequence, event.record);
+            }
+            key::AUTHORITY => self.authority = Some(versioned(entry)?),
+            key::SEAL => {
+                self.seal = Some(versioned(entry)?);
+                touched.seal = true;
+            }
+            key::LEADER => self.leader = Some(versioned(entry)?),
+            _ => tracing::debug!(key = entry.key, "ignoring a key of another version"),
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &str, touched: &mut Touched) {
+        self.damaged.remove(key);
+        let (folder, rest) = split(key);
+        match folder {
+            key::CERTIFICATES => {
+                touch(&mut touched.certificates, remove(&mut self.certificates, rest))
+            }
+            key::STATES => touch(&mut touched.certificates, remove(&mut self.states, rest)),
+            key::BUNDLES => {
+                let name = rest.split('/').next().unwrap_or_default();
+                let shown = self.bundles.get(name);
+                let same = shown.is_some_and(|shown| {
+                    key::bundle(&shown.record.certificate, shown.record.generation) == key
+                });
+                if same {
+                    touch(&mut touched.certificates, remove(&mut self.bundles, name));
+                }
+            }
+            key::CHAINS => {
+                if let Ok(fingerprint) = rest.parse::<Fingerprint>() {
+                    self.chains.remove(&fingerprint);
+                }
+            }
+            key::ORDERS => touch(&mut touched.certificates, remove(&mut self.orders, rest)),
+            key::CHALLENGES => {
+                self.challenges.remove(rest);
+            }
+            key::ISSUERS => {
+                self.issuers.remove(rest);
+                touched.issuers = true;
+            }
+            key::ACCOUNTS => {
+                self.accounts.remove(rest);
+                touched.issuers = true;
+            }
+            key::AGENTS => touch(&mut touched.agents, remove(&mut self.agents, rest)),
+            key::DEPLOYMENTS => self.delete_deployment(rest, touched),
+            key::SERVICES => {
+                self.services.remove(rest);
+            }
+            key::TOKENS => {
+                self.tokens.remove(rest);
+            }
+            key::EVENTS => {
+                if let Ok(sequence) = rest.parse() {
+                    self.events.remove(&sequence);
+                }
+            }
+            key::LEADER => self.leader = None,
+            _ => tracing::debug!(key, "ignoring a key of another version"),
+        }
+    }
+
+    fn delete_deployment(&mut self, rest: &str, touched: &mut Touched) {
+        let Some((agent, certificate)) = rest.split_once('/') else { return };
+        let Some(table) = self.deployments.get_mut(agent) else { return };
+        touch(&mut touched.certificates, remove(table, certificate));
+        if table.is_empty() {
+            self.deployments.remove(agent);
+        }
+    }
+}
+
+/// The certificates whose distribution a commit may change.
+pub(super) fn distributed(commit: &Commit) -> BTreeSet<String> {
+    let changed = commit.changes.iter().map(|change| match change {
+        Change::Put(entry) => entry.key.as_str(),
+        Change::Delete { key } => key.as_str(),
+    });
+    changed
+        .filter_map(|key| {
+            let (folder, rest) = split(key);
+            let name = rest.split('/').next().unwrap_or_default();
+            matches!(folder, key::CERTIFICATES | key::BUNDLES).then(|| name.to_owned())
+        })
+        .collect()
+}
+
+/// A key as its folder, slash included, and the rest; a key without a slash is all folder.
+fn split(key: &str) -> (&str, &str) {
+    key.split_at(key.find('/').map_or(key.len(), |slash| slash + 1))
+}
+
+fn versioned<T: Record>(entry: &Entry) -> Result<Versioned<T>, DecodeError> {
+    let record = Arc::new(record::decode(&entry.key, &entry.value)?);
+    Ok(Versioned { record, revision: entry.revision })
+}
+
+fn insert<K, V>(
+    table: &mut Table<K, V>,
+    name: &str,
+    entry: &Entry,
+) -> Result<Option<K>, DecodeError>
+where
+    K: FromStr + Ord + Clone,
+    K::Err: ToString,
+    V: Record,
+{
+    let name: K = name.parse().map_err(|error: K::Err| DecodeError::Damaged {
+        key: entry.key.clone(),
+        kind: V::KIND,
+        reason: error.to_string(),
+    })?;
+    table.insert(name.clone(), versioned(entry)?);
+    Ok(Some(name))
+}
+
+fn remove<K, V>(table: &mut Table<K, V>, name: &str) -> Option<K>
+where
+    K: Ord + std::borrow::Borrow<str>,
+{
+    table.remove_entry(name).map(|(name, _)| name)
+}
+
+fn touch<K: Ord>(set: &mut BTreeSet<K>, name: Option<K>) {
+    set.extend(name);
+}

@@ -1,2 +1,79 @@
-//! Stub.
-fn main() {}
+//! The project's chores, run as `cargo xtask COMMAND`: fetch the real servers that tests
+//! need, build and test, check what CI checks, show the demo, measure.
+//!
+//! Few dependencies on purpose: this crate is compiled first, and everybody waits for it.
+
+mod cargo;
+mod ci;
+mod launch;
+mod licences;
+mod out;
+mod run;
+mod test;
+mod tidy;
+mod tools;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Chores of the Chancery workspace.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Fetch the servers and programs that tests use, into .tools
+    Tools {
+        /// Fetch what only the benchmarks compare with, too
+        #[arg(long)]
+        peers: bool,
+    },
+    /// Build once, then run every test with the real servers
+    Test {
+        /// Only tests whose names contain one of these
+        filters: Vec<String>,
+    },
+    /// What CI runs: format, tidy, licences, clippy, documentation, tests
+    Ci,
+    /// Check the rules on layout, size and forbidden text
+    Tidy,
+    /// From nothing to a served and renewed certificate, on this machine
+    Demo {
+        /// Leave everything running afterwards
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Measure Chancery beside its peers
+    Bench {
+        /// What to measure; `list` names the benchmarks
+        name: String,
+        /// Write the figures as JSON to this file, too
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        Command::Tools { peers } => tools::ensure(peers),
+        Command::Test { filters } => test::test(&filters),
+        Command::Ci => ci::ci(),
+        Command::Tidy => tidy::check(),
+        Command::Demo { keep } => launch::demo(keep),
+        Command::Bench { name, json } => launch::bench(&name, json.as_deref()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            out::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

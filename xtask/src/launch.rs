@@ -1,0 +1,54 @@
+//! `cargo xtask demo` and `cargo xtask bench`: build what they run, then start them.
+
+use std::env;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{cargo, out, run, tools};
+
+/// Builds the programs and runs the demo.
+pub(crate) fn demo(keep: bool) -> Result<()> {
+    tools::ensure(false)?;
+    out::step("building");
+    // All bins of the workspace, with the features of the tests: whoever has run the tests
+    // has them built already.
+    run::run(cargo::workspace("build").arg("--bins"))?;
+    let mut command = Command::new(cargo::target().join("debug/chancery-demo"));
+    if keep {
+        command.arg("--keep");
+    }
+    start(&mut command)
+}
+
+/// Builds what is measured, as it is released, and runs a benchmark.
+pub(crate) fn bench(name: &str, json: Option<&Path>) -> Result<()> {
+    tools::ensure(true)?;
+    out::step("building for release");
+    let build = |arguments: &[&str]| {
+        run::run(cargo::cargo().arg("build").args(cargo::locked()).args(arguments))
+    };
+    build(&["--release", "-p", "chancery-coordinator", "-p", "chancery-cli"])?;
+    // By itself: features that the coordinator asks of shared dependencies would make it big.
+    build(&["--profile", "agent", "-p", "chancery-agent"])?;
+    build(&["--release", "-p", "chancery-tests", "--bin", "chancery-bench"])?;
+    let mut command = Command::new(cargo::target().join("release/chancery-bench"));
+    command.arg(name);
+    if let Some(json) = json {
+        // The benchmark runs in the root of the workspace, the file is named from here.
+        let here = env::current_dir().context("the current folder is gone")?;
+        command.arg("--json").arg(here.join(json));
+    }
+    start(&mut command)
+}
+
+/// Unlike [`run::run`] this leaves the terminal to the program, and the signals: it cleans up
+/// behind itself on Ctrl-C, and must not be left behind by us.
+fn start(command: &mut Command) -> Result<()> {
+    use std::os::unix::process::CommandExt as _;
+
+    command.current_dir(cargo::root());
+    let error = command.exec();
+    bail!("{} could not be started: {error}", command.get_program().to_string_lossy())
+}

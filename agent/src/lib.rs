@@ -1,1 +1,2 @@
-//! Stub.
+//! Chancery's agent.
+pub mod config;

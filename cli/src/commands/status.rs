@@ -1,0 +1,29 @@
+//! `chancery status` and `chancery lease show`.
+
+use chancery_proto::v1::{ShowLeaseRequest, StatusRequest};
+
+use super::Context;
+use crate::{
+    connect::answer,
+    failure::{Exit, Failure},
+    render::{self, json},
+};
+
+pub(super) async fn status(context: &Context<'_>) -> Result<Exit, Failure> {
+    let mut client = context.client().await?;
+    let status = answer(context.answer_limit(), client.status(StatusRequest {})).await?;
+    let problems = render::status::problems(&status);
+    let exit = if problems.is_empty() { Exit::Ok } else { Exit::Attention };
+    context.output.answer(&json::Status::new(&status, problems.clone()), || {
+        render::status::status(&status, &problems, &context.view())
+    })?;
+    Ok(exit)
+}
+
+pub(super) async fn lease(context: &Context<'_>) -> Result<(), Failure> {
+    let mut client = context.client().await?;
+    let lease = answer(context.answer_limit(), client.show_lease(ShowLeaseRequest {})).await?;
+    context
+        .output
+        .answer(&json::Lease::from(&lease), || render::status::lease(&lease, &context.view()))
+}

@@ -1,0 +1,244 @@
+//! What an `[[issuer]]` and a `[[certificate]]` may say.
+
+use std::{collections::BTreeMap, fmt, fs, str::FromStr};
+
+use chancery_proto::v1::{CertificateSpec, IssuerSpec};
+use chancery_shared::{
+    identifier::Identifier,
+    key_type::KeyType,
+    name::{CertName, IssuerName, Labels},
+    x509::Facts,
+};
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use tonic::transport::Uri;
+
+use super::{
+    Findings, Place, Problem,
+    table::{Table, Text},
+};
+
+/// Reads one `[[issuer]]`.
+pub(super) fn issuer(table: &Table<'_>, findings: &mut Findings) {
+    let problems = &mut findings.problems;
+    table.refuse_unknown_keys(&["name", "directory", "contacts", "trust_roots"], problems);
+    let name = table.required_text("name", "\"letsencrypt\"", problems);
+    let name = name.and_then(|text| parsed::<IssuerName>(table, "name", text, problems));
+    let directory = table.required_text("directory", DIRECTORY_EXAMPLE, problems);
+    if let Some(text) = &directory {
+        check_directory(table, text, problems);
+    }
+    let contacts = table.texts("contacts", problems);
+    for contact in &contacts {
+        check_contact(table, contact, problems);
+    }
+    refuse_repetitions(table, "contacts", &contacts, problems);
+    let trust_roots = table.text("trust_roots", problems);
+    let trust_roots = trust_roots.and_then(|path| read_trust_roots(table, &path, problems));
+    let Some((name, text)) = name else { return };
+    let spec = IssuerSpec {
+        name: name.to_string(),
+        directory: directory.map(|text| text.value).unwrap_or_default(),
+        contacts: contacts.into_iter().map(|text| text.value).collect(),
+        trust_roots_pem: trust_roots.unwrap_or_default(),
+    };
+    keep(&mut findings.issuers, ("issuer", table, &text), spec.name.clone(), spec, problems);
+}
+
+/// Reads one `[[certificate]]`.
+pub(super) fn certificate(table: &Table<'_>, findings: &mut Findings) {
+    let problems = &mut findings.problems;
+    let known = ["name", "identifiers", "key_type", "issuers", "labels"];
+    table.refuse_unknown_keys(&known, problems);
+    let name = table.required_text("name", "\"www\"", problems);
+    let name = name.and_then(|text| parsed::<CertName>(table, "name", text, problems));
+    let identifiers = check_identifiers(table, problems);
+    let key_type = table
+        .text("key_type", problems)
+        .and_then(|text| parsed::<KeyType>(table, "key_type", text, problems))
+        .map_or(KeyType::default(), |(key_type, _)| key_type);
+    let issuers = table.required_texts("issuers", "[\"letsencrypt\"]", problems);
+    refuse_repetitions(table, "issuers", &issuers, problems);
+    let issuers: Vec<_> = issuers
+        .into_iter()
+        .filter_map(|text| parsed::<IssuerName>(table, "issuers", text, problems))
+        .map(|(issuer, _)| issuer.to_string())
+        .collect();
+    let labels = check_labels(table, problems);
+    let Some((name, text)) = name else { return };
+    if table
+        .value("labels")
+        .is_none_or(|value| value.get_ref().as_table().is_some_and(|t| t.is_empty()))
+    {
+        findings.warnings.push(table.own_problem(format!(
+            "certificate {name} has no labels, so no agent will get it; \
+             add for example labels = {{ role = \"web\" }}"
+        )));
+    }
+    let spec = CertificateSpec {
+        name: name.to_string(),
+        identifiers,
+        key_type: key_type.to_string(),
+        issuers,
+        labels,
+    };
+    let entry = ("certificate", table, &text);
+    keep(&mut findings.certificates, entry, spec.name.clone(), spec, problems);
+}
+
+/// Keeps `spec` unless its name is taken.
+fn keep<T>(
+    taken: &mut BTreeMap<String, (Place, T)>,
+    (kind, table, text): (&str, &Table<'_>, &Text),
+    name: String,
+    spec: T,
+    problems: &mut Vec<Problem>,
+) {
+    if let Some((place, _)) = taken.get(&name) {
+        let message =
+            format!("the {kind} {name} is defined at {place} already; keep one, or rename one");
+        problems.push(table.text_problem("name", text, message));
+    } else {
+        taken.insert(name, (table.place_of(text), spec));
+    }
+}
+
+/// `text` as a `T`, with the text for its place.
+fn parsed<T: FromStr<Err: fmt::Display>>(
+    table: &Table<'_>,
+    key: &str,
+    text: Text,
+    problems: &mut Vec<Problem>,
+) -> Option<(T, Text)> {
+    match text.value.parse() {
+        Ok(value) => Some((value, text)),
+        Err(error) => {
+            problems.push(table.text_problem(key, &text, reason(&error)));
+            None
+        }
+    }
+}
+
+/// The message of an error without the value, which the problem shows already.
+fn reason(error: &impl fmt::Display) -> String {
+    let message = error.to_string();
+    [" is not valid: ", " is not known: "]
+        .into_iter()
+        .find_map(|seam| {
+            let (_, reason) = message.split_once(seam)?;
+            Some(format!("{}; {reason}", seam.trim().trim_end_matches(':')))
+        })
+        .unwrap_or(message)
+}
+
+fn check_identifiers(table: &Table<'_>, problems: &mut Vec<Problem>) -> Vec<String> {
+    let mut first: BTreeMap<Identifier, Place> = BTreeMap::new();
+    let mut identifiers = Vec::new();
+    for text in table.required_texts("identifiers", "[\"www.example.org\"]", problems) {
+        let Some((identifier, text)) = parsed::<Identifier>(table, "identifiers", text, problems)
+        else {
+            continue;
+        };
+        if identifier.is_wildcard() {
+            let message = "wildcards need the DNS-01 challenge, which this version does not have; \
+                           list the names one by one";
+            problems.push(table.text_problem("identifiers", &text, message.to_owned()));
+        }
+        if let Some(place) = first.get(&identifier) {
+            let message = format!("{identifier} stands at {place} already; leave one out");
+            problems.push(table.text_problem("identifiers", &text, message));
+            continue;
+        }
+        identifiers.push(identifier.to_string());
+        first.insert(identifier, table.place_of(&text));
+    }
+    identifiers
+}
+
+fn check_labels(table: &Table<'_>, problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    for (key, text) in table.map("labels", problems) {
+        match Labels::new([(key.as_str(), text.value.as_str())]) {
+            Ok(_) => {
+                labels.insert(key, text.value);
+            }
+            Err(error) => {
+                let message = reason(&error);
+                problems.push(table.text_problem(&format!("labels.{key}"), &text, message));
+            }
+        }
+    }
+    labels
+}
+
+fn refuse_repetitions(table: &Table<'_>, key: &str, texts: &[Text], problems: &mut Vec<Problem>) {
+    for (i, text) in texts.iter().enumerate() {
+        if texts[..i].iter().any(|earlier| earlier.value == text.value) {
+            let message = "this stands in the list already; leave one out".to_owned();
+            problems.push(table.text_problem(key, text, message));
+        }
+    }
+}
+
+/// A directory is reached over HTTPS (RFC 8555 section 6.1).
+fn check_directory(table: &Table<'_>, text: &Text, problems: &mut Vec<Problem>) {
+    let message = match text.value.parse::<Uri>() {
+        Err(error) => format!("this is not a URL: {error}; write for example {DIRECTORY_EXAMPLE}"),
+        Ok(url) if url.scheme_str() != Some("https") || url.host().is_none_or(str::is_empty) => {
+            format!(
+                "the URL does not begin with https://HOST; write for example {DIRECTORY_EXAMPLE}"
+            )
+        }
+        Ok(_) => return,
+    };
+    problems.push(table.text_problem("directory", text, message));
+}
+
+/// A contact is one `mailto:` address without headers (RFC 8555 section 7.3).
+fn check_contact(table: &Table<'_>, text: &Text, problems: &mut Vec<Problem>) {
+    let message = match text.value.strip_prefix("mailto:") {
+        None => "this is not a mailto: URL; write \"mailto:ops@example.org\"",
+        Some(address) if address.contains([',', '?']) => {
+            "one address each, without headers; write [\"mailto:a@example.org\", \"mailto:b@example.org\"]"
+        }
+        Some(address) => match address.split_once('@') {
+            Some((local, domain)) if !local.is_empty() && !domain.is_empty() => return,
+            _ => "this is not an e-mail address; write \"mailto:ops@example.org\"",
+        },
+    };
+    problems.push(table.text_problem("contacts", text, message.to_owned()));
+}
+
+/// The PEM file that `path`, relative to the file that names it, leads to.
+fn read_trust_roots(table: &Table<'_>, path: &Text, problems: &mut Vec<Problem>) -> Option<String> {
+    let folder = table.file().parent().unwrap_or_else(|| ".".as_ref());
+    let file = folder.join(&path.value);
+    let outcome = fs::read_to_string(&file)
+        .map_err(|error| super::unreadable(&error))
+        .and_then(|pem| check_trust_roots(&pem).map(|()| pem));
+    match outcome {
+        Ok(pem) => Some(pem),
+        Err(why) => {
+            let message = format!(
+                "{}: {why}; name a PEM file of CA certificates, relative to this file",
+                file.display()
+            );
+            problems.push(table.text_problem("trust_roots", path, message));
+            None
+        }
+    }
+}
+
+fn check_trust_roots(pem: &str) -> Result<(), String> {
+    if pem.contains("PRIVATE KEY-----") {
+        return Err("it holds a private key, which has no place here and is not sent".to_owned());
+    }
+    let mut count = 0;
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|error| format!("it is not PEM: {error}"))?;
+        Facts::of(&certificate).map_err(|error| error.to_string())?;
+        count += 1;
+    }
+    if count == 0 { Err("there is no certificate in it".to_owned()) } else { Ok(()) }
+}
+
+const DIRECTORY_EXAMPLE: &str = "\"https://acme-v02.api.letsencrypt.org/directory\"";

@@ -1,0 +1,385 @@
+//! `cert list` and `cert show`.
+
+use chancery_proto::v1::{
+    CertificateDetail, CertificateSummary, DeploymentDetail, DeploymentReport, OrderDetail,
+};
+
+use super::{
+    View, deployment_state,
+    table::{facts, section, table},
+    text::{labels, or_dash, printable},
+    when,
+};
+
+/// The table of `chancery cert list`, with the errors below it.
+pub(crate) fn list(certificates: &[CertificateSummary], view: &View) -> String {
+    if certificates.is_empty() {
+        return "There are no certificates yet; declare some with chancery apply.\n".to_owned();
+    }
+    let mut page = summaries(certificates, view);
+    page.push('\n');
+    let errors: Vec<_> = certificates
+        .iter()
+        .filter(|certificate| !certificate.last_error.is_empty())
+        .map(|failing| {
+            let name = view.paint.red(&printable(&failing.name));
+            format!("{name}: {}", printable(&failing.last_error))
+        })
+        .collect();
+    if !errors.is_empty() {
+        page.push_str(&section(view, "Errors", &errors.join("\n")));
+    }
+    page
+}
+
+/// The table alone.
+pub(crate) fn summaries(certificates: &[CertificateSummary], view: &View) -> String {
+    table(
+        view,
+        &["NAME", "STATE", "EXPIRES", "RENEWS", "AGENTS", "ISSUER"],
+        &[0, 5],
+        certificates.iter().map(|certificate| {
+            vec![
+                printable(&certificate.name),
+                printable(&certificate.state),
+                when::on_day(certificate.not_after.as_ref(), view.now),
+                when::briefly(certificate.renew_at.as_ref(), view.now),
+                format!("{}/{}", certificate.agents_installed, certificate.agents_entitled),
+                or_dash(&certificate.issuer),
+            ]
+        }),
+    )
+}
+
+/// The page of `chancery cert show`.
+pub(crate) fn detail(detail: &CertificateDetail, view: &View) -> String {
+    let summary = detail.summary.clone().unwrap_or_default();
+    let spec = detail.spec.clone().unwrap_or_default();
+    let mut rows = vec![
+        ("Name", printable(&summary.name)),
+        ("Identifiers", or_dash(&summary.identifiers.join(", "))),
+        ("State", printable(&summary.state)),
+        ("Generation", generation(summary.generation, "none yet")),
+        ("Key type", or_dash(&spec.key_type)),
+        ("Issuers", or_dash(&spec.issuers.join(", "))),
+        ("Labels", labels(&spec.labels)),
+    ];
+    if summary.generation > 0 {
+        rows.extend([
+            ("Issued by", or_dash(&detail.issued_by)),
+            ("Valid from", when::both(summary.not_before.as_ref(), view.now)),
+            ("Expires", when::both(summary.not_after.as_ref(), view.now)),
+            ("Serial", or_dash(&detail.serial)),
+            ("SHA-256", or_dash(&detail.fingerprint)),
+        ]);
+    }
+    rows.push(("Renewal", or_dash(&detail.decision)));
+    if summary.renew_at.is_some() {
+        rows.push(("Renews", when::both(summary.renew_at.as_ref(), view.now)));
+    }
+    if !summary.last_error.is_empty() {
+        rows.push(("Last error", printable(&summary.last_error)));
+        rows.push(("Failures", format!("{} in a row", detail.failures)));
+        rows.push(("Next attempt", when::both(detail.next_attempt.as_ref(), view.now)));
+    }
+    let mut page = facts(view, rows);
+    page.push('\n');
+    if let Some(order) = &detail.order {
+        page.push_str(&section(view, "Order", &facts(view, order_facts(order, view))));
+    }
+    page.push_str(&section(view, "Deployments", &deployments(&detail.deployments, view)));
+    page
+}
+
+fn order_facts(order: &OrderDetail, view: &View) -> Vec<(&'static str, String)> {
+    vec![
+        ("Id", printable(&order.id)),
+        ("Stage", printable(&order.stage)),
+        ("Issuer", printable(&order.issuer)),
+        ("Reason", or_dash(&order.reason)),
+        ("Started", when::both(order.started_at.as_ref(), view.now)),
+        ("Deadline", when::both(order.deadline.as_ref(), view.now)),
+        ("URL", or_dash(&order.order_url)),
+        ("Becomes", format!("generation {}", order.generation)),
+    ]
+}
+
+fn deployments(deployments: &[DeploymentDetail], view: &View) -> String {
+    if deployments.is_empty() {
+        return "No agent is entitled to it.".to_owned();
+    }
+    let mut body = table(
+        view,
+        &["AGENT", "STATE", "DELIVERED", "INSTALLED", "SERVED", "CHANGED"],
+        &[0],
+        deployments.iter().map(|deployment| {
+            let report = deployment.report.clone().unwrap_or_default();
+            let away = if deployment.agent_connected { "" } else { " (away)" };
+            let mut row = vec![format!("{}{away}", printable(&deployment.agent))];
+            row.extend(report_cells(&report, view));
+            row
+        }),
+    );
+    let messages = deployments.iter().filter_map(|deployment| {
+        let report = deployment.report.as_ref()?;
+        message_line(&deployment.agent, report, view)
+    });
+    messages.for_each(|line| body.push_str(&line));
+    body
+}
+
+/// State, three generations, time of the last change.
+pub(crate) fn report_cells(report: &DeploymentReport, view: &View) -> [String; 5] {
+    [
+        deployment_state(report.state()).to_owned(),
+        generation(report.delivered_generation, "-"),
+        generation(report.installed_generation, "-"),
+        generation(report.served_generation, "-"),
+        when::briefly(report.changed_at.as_ref(), view.now),
+    ]
+}
+
+/// A generation, of which 0 stands for none.
+fn generation(number: u64, none: &str) -> String {
+    if number == 0 { none.to_owned() } else { number.to_string() }
+}
+
+/// Why a deployment is not installed, as a line below the table.
+pub(crate) fn message_line(of: &str, report: &DeploymentReport, view: &View) -> Option<String> {
+    if report.message.is_empty() {
+        return None;
+    }
+    let times = match report.failures {
+        0 | 1 => String::new(),
+        failures => format!(" ({failures} times)"),
+    };
+    Some(format!("\n{}: {}{times}", view.paint.red(&printable(of)), printable(&report.message)))
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::{assert_json_snapshot, assert_snapshot};
+
+    use super::*;
+    use crate::render::{fixtures, json};
+
+    #[test]
+    fn a_list_fits_eighty_columns() {
+        let list_of = fixtures::certificates();
+        let page = list(&list_of.certificates, &fixtures::view());
+        assert!(page.lines().take(4).all(|line| line.chars().count() <= 80), "{page}");
+        assert_snapshot!(page, @"
+        NAME             STATE    EXPIRES                      RENEWS    AGENTS  ISSUE
+                                                                                 R
+        mail             failing  in 5 d (2026-11-27 05:00Z)   25 d ago  2/2     letse
+                                                                                 ncryp
+                                                                                 t
+        www              valid    in 30 d (2026-12-22 05:00Z)  in 90 s   1/2     letse
+                                                                                 ncryp
+                                                                                 t
+        new.example.org  pending  -                            -         0/0     -
+
+        Errors
+        mail: authorization for mail.example.org failed: connection refused by 192.0.2.7:80
+        ");
+        assert_json_snapshot!(json::Certificates::from(&list_of), @r#"
+        {
+          "certificates": [
+            {
+              "name": "mail",
+              "identifiers": [
+                "mail.example.org"
+              ],
+              "state": "failing",
+              "generation": 3,
+              "not_before": "2026-08-29T05:00:00Z",
+              "not_after": "2026-11-27T05:00:00Z",
+              "renew_at": "2026-10-28T05:00:00Z",
+              "issuer": "letsencrypt",
+              "agents_entitled": 2,
+              "agents_installed": 2,
+              "last_error": "authorization for mail.example.org failed: connection refused\nby 192.0.2.7:80"
+            },
+            {
+              "name": "www",
+              "identifiers": [
+                "www.example.org",
+                "example.org"
+              ],
+              "state": "valid",
+              "generation": 7,
+              "not_before": "2026-09-23T05:00:00Z",
+              "not_after": "2026-12-22T05:00:00Z",
+              "renew_at": "2026-11-22T05:01:30Z",
+              "issuer": "letsencrypt",
+              "agents_entitled": 2,
+              "agents_installed": 1,
+              "last_error": null
+            },
+            {
+              "name": "new.example.org",
+              "identifiers": [],
+              "state": "pending",
+              "generation": 0,
+              "not_before": null,
+              "not_after": null,
+              "renew_at": null,
+              "issuer": null,
+              "agents_entitled": 0,
+              "agents_installed": 0,
+              "last_error": null
+            }
+          ]
+        }
+        "#);
+    }
+
+    #[test]
+    fn without_a_terminal_lines_are_whole() {
+        let mut list_of = fixtures::certificates();
+        list_of.certificates[0].name =
+            "a-name-of-sixty-three-characters".repeat(2)[..63].to_owned();
+        assert_snapshot!(summaries(&list_of.certificates, &fixtures::view()), @"");
+        let view = View { width: None, ..fixtures::view() };
+        assert_eq!(summaries(&list_of.certificates, &view).lines().count(), 4);
+    }
+
+    #[test]
+    fn no_certificates() {
+        assert!(list(&[], &fixtures::view()).contains("chancery apply"));
+    }
+
+    #[test]
+    fn one_certificate_with_everything() {
+        let one = fixtures::certificate_detail();
+        assert_snapshot!(detail(&one, &fixtures::view()), @"
+        Name         www
+        Identifiers  www.example.org, example.org
+        State        valid
+        Generation   7
+        Key type     ecdsa-p256
+        Issuers      letsencrypt, zerossl
+        Labels       role=web,site=ams
+        Issued by    R11
+        Valid from   60 d ago (2026-09-23 05:00Z)
+        Expires      in 30 d (2026-12-22 05:00Z)
+        Serial       03ab
+        SHA-256      5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e
+        Renewal      two thirds of its life have passed
+        Renews       in 90 s (2026-11-22 05:01Z)
+
+        Order
+        Id        0192-order
+        Stage     presented
+        Issuer    letsencrypt
+        Reason    an operator asked for it
+        Started   4 s ago (2026-11-22 04:59Z)
+        Deadline  in 10 min (2026-11-22 05:10Z)
+        URL       https://acme.example/order/1
+        Becomes   generation 8
+
+        Deployments
+        AGENT         STATE         DELIVERED  INSTALLED  SERVED  CHANGED
+        web-1         installed     7          7          7       59 d ago
+        web-2 (away)  probe-failed  8          7          7       40 s ago
+        web-2: 127.0.0.1:443 still serves the certificate with serial 03ab; rolled back (2 times)
+        ");
+        assert_json_snapshot!(json::CertificateDetail::from(&one), @r#"
+        {
+          "name": "www",
+          "identifiers": [
+            "www.example.org",
+            "example.org"
+          ],
+          "state": "valid",
+          "generation": 7,
+          "not_before": "2026-09-23T05:00:00Z",
+          "not_after": "2026-12-22T05:00:00Z",
+          "renew_at": "2026-11-22T05:01:30Z",
+          "issuer": "letsencrypt",
+          "agents_entitled": 2,
+          "agents_installed": 1,
+          "last_error": null,
+          "key_type": "ecdsa-p256",
+          "issuers": [
+            "letsencrypt",
+            "zerossl"
+          ],
+          "labels": {
+            "role": "web",
+            "site": "ams"
+          },
+          "serial": "03ab",
+          "fingerprint": "5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e",
+          "issued_by": "R11",
+          "decision": "two thirds of its life have passed",
+          "decision_code": "lifetime",
+          "renew_requests": 1,
+          "failures": 0,
+          "next_attempt": null,
+          "order": {
+            "id": "0192-order",
+            "issuer": "letsencrypt",
+            "stage": "presented",
+            "order_url": "https://acme.example/order/1",
+            "reason": "an operator asked for it",
+            "started_at": "2026-11-22T04:59:56Z",
+            "deadline": "2026-11-22T05:10:00Z",
+            "generation": 8
+          },
+          "deployments": [
+            {
+              "agent": "web-1",
+              "connected": true,
+              "state": "installed",
+              "delivered_generation": 7,
+              "installed_generation": 7,
+              "served_generation": 7,
+              "message": null,
+              "changed_at": "2026-09-24T05:00:00Z",
+              "failures": 0
+            },
+            {
+              "agent": "web-2",
+              "connected": false,
+              "state": "probe-failed",
+              "delivered_generation": 8,
+              "installed_generation": 7,
+              "served_generation": 7,
+              "message": "127.0.0.1:443 still serves the certificate with serial 03ab; rolled back",
+              "changed_at": "2026-11-22T04:59:20Z",
+              "failures": 2
+            }
+          ],
+          "chain_pem": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+        }
+        "#);
+    }
+
+    #[test]
+    fn a_certificate_that_was_never_issued() {
+        let one = CertificateDetail {
+            summary: Some(CertificateSummary {
+                name: "new".to_owned(),
+                identifiers: vec!["new.example.org".to_owned()],
+                state: "pending".to_owned(),
+                ..CertificateSummary::default()
+            }),
+            decision: "it was never issued".to_owned(),
+            ..CertificateDetail::default()
+        };
+        assert_snapshot!(detail(&one, &fixtures::view()), @"
+        Name         new
+        Identifiers  new.example.org
+        State        pending
+        Generation   0
+        Key type     -
+        Issuers      -
+        Labels       -
+        Renewal      it was never issued
+
+        Deployments
+        No agent is entitled to it.
+        ");
+    }
+}

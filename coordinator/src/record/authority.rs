@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Record, base64_bytes};
+use crate::store::Candidate;
 
 /// The CA that issues agents' identities and coordinators' server certificates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +99,14 @@ pub struct Leader {
     pub since: Timestamp,
     /// How long the lease lives without a keep-alive.
     pub ttl_millis: u64,
+}
+
+impl Leader {
+    /// The record of a term that `candidate` has won.
+    pub(crate) fn of(candidate: &Candidate, epoch: Epoch, since: Timestamp) -> Self {
+        let ttl_millis = u64::try_from(candidate.ttl.as_millis()).unwrap_or(u64::MAX);
+        Self { node: candidate.node.clone(), epoch, since, ttl_millis }
+    }
 }
 
 impl Record for Leader {

@@ -9,15 +9,20 @@
 //!   that returned before the call was made. A listing is one consistent snapshot.
 //! * **A batch is atomic.** [`Store::commit`] checks the fence and all conditions and
 //!   applies all operations in one step, or does nothing. When it returns `Ok`, the batch
-//!   is durable.
+//!   is durable. What changes nothing (no operations, or only deletes of keys that are not
+//!   there) makes no commit: the answer is the current revision, and no watch tells it.
 //! * **The fence is the store's.** A batch with a [`Fence`] is refused with
 //!   [`Error::Fenced`] unless that very lease holds leadership at the moment of the
 //!   commit. No check by the caller stands in for it.
 //! * **Epochs only grow**, over restarts, over loss of the leader key, forever.
 //! * **A watch tells each commit once and in order**, whole, from the one after the
-//!   given revision. Where the store no longer has them it says
-//!   [`Error::Compacted`]: list again, and watch from the listing's revision. A watch
-//!   that ends, with or without an error, has to be opened again.
+//!   given revision. Where the store no longer has them, or has never had that revision, or
+//!   the watcher is too slow, it says [`Error::Compacted`]: list again, and watch from
+//!   the listing's revision. A watch that ends, with or without an error, has to be
+//!   opened again.
+//! * **The leader record proves nothing.** It is written in the step that grants a lease and
+//!   deleted in the step that gives it up; when a lease expires it may stay until
+//!   the next term. Watch it to learn at once that leadership is free.
 //! * **A failed call says what it may have done.** Only [`Error::OutcomeUnknown`] leaves
 //!   open whether the batch was applied: read again before repeating it. Every other error
 //!   means that nothing changed.
@@ -38,10 +43,12 @@ use chancery_shared::{
 };
 use tokio::sync::mpsc;
 
+mod apply;
 #[cfg(test)]
 mod conformance;
 pub mod embedded;
 mod hub;
+mod lease;
 pub mod memory;
 
 /// Where coordinators keep what they agree on. The module's essay is the contract.
@@ -180,6 +187,16 @@ impl Operation {
     pub fn key(&self) -> &str {
         match self {
             Self::Put(key, _) | Self::Delete(key) => key,
+        }
+    }
+}
+
+impl Change {
+    /// The key that it is about.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(entry) => &entry.key,
+            Self::Delete { key } => key,
         }
     }
 }

@@ -1,0 +1,174 @@
+//! The embedded store: one crash-safe file, for a fleet with one coordinator.
+//!
+//! # How it works
+//!
+//! One thread, the writer ([`writer`]), owns everything that changes: commits, campaigns, and
+//! who is told of them. Calls queue up for it. While it waits for one fsync, further
+//! batches collect in the queue; it takes them all into the next transaction, each
+//! with its own conditions and its own outcome, so that a burst of a thousand
+//! reports costs a few fsyncs and not a thousand.
+//!
+//! Reads go past the writer, each on a snapshot of its own. What they show is durable, since
+//! a transaction becomes visible only when it is.
+//!
+//! An open watch starts in the writer as well, between two transactions: nothing can slip
+//! through between a listing and the watch that goes on from it.
+//!
+//! # When the disk fails
+//!
+//! After a failed write the database refuses everything until it has been opened
+//! again, and only what is in the file then tells whether the failed transaction was
+//! applied. So the writer opens it again and compares revisions; [`Error::OutcomeUnknown`]
+//! is left for the case that this fails too. The next call tries again: a disk that was full
+//! and has room once more needs no restart.
+//!
+//! # The lease
+//!
+//! The file has one user, so the lease is kept in memory ([`super::lease`]); only the epoch is
+//! stored, in the same transaction as the leader record and before the campaign is
+//! answered. A restart frees the lease at once, because the only process that could hold it
+//! is gone.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use async_trait::async_trait;
+use chancery_shared::{clock::SharedClock, number::Revision};
+use tokio::sync::{mpsc, oneshot};
+
+use self::{
+    file::StoreFile,
+    writer::{Command, Reply, Writer},
+};
+use super::{
+    Batch, Campaign, Candidate, Entry, Error, Fence, Snapshot, Store, Watch, lease::Lease,
+};
+
+mod file;
+mod writer;
+
+/// The embedded store.
+pub struct EmbeddedStore {
+    file: Arc<StoreFile>,
+    clock: SharedClock,
+    lease: Arc<Mutex<Lease>>,
+    /// `None` only while this is being dropped.
+    commands: Option<mpsc::Sender<Command>>,
+    /// As `commands`.
+    writer: Option<thread::JoinHandle<()>>,
+}
+
+impl EmbeddedStore {
+    /// Opens the store in the file at `path`, and makes it (mode 0600) if it is not there.
+    /// Every page of an existing file is checked. Blocks: call it at start, or off
+    /// the async threads.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] if another process has it open, [`Error::Damaged`] if what is there is
+    /// not a whole store, [`Error::Full`], and [`Error::Unavailable`] if the file or its folder
+    /// cannot be used.
+    pub fn open(path: &Path, clock: SharedClock) -> Result<Arc<Self>, Error> {
+        let (file, numbers) = StoreFile::open(path)?;
+        let file = Arc::new(file);
+        let lease = Arc::<Mutex<Lease>>::default();
+        let mut writer = Writer::new(file.clone(), numbers, clock.clone(), lease.clone());
+        writer.forget_former_leader()?;
+        let (commands, queue) = mpsc::channel(QUEUE);
+        let thread = thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run(queue))
+            .map_err(|error| {
+                Error::Unavailable(format!("cannot start the store's thread: {error}"))
+            })?;
+        Ok(Arc::new(Self { file, clock, lease, commands: Some(commands), writer: Some(thread) }))
+    }
+
+    /// Has the writer do something, and waits for its answer.
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {
+        let gone = "the store's writer has stopped; restart the coordinator";
+        let (reply, answer) = oneshot::channel();
+        let commands = self.commands.as_ref().expect("taken in drop only");
+        if commands.send(command(reply)).await.is_err() {
+            return Err(Error::Unavailable(gone.to_owned()));
+        }
+        answer.await.unwrap_or_else(|_| Err(Error::OutcomeUnknown(gone.to_owned())))
+    }
+
+    /// Reads off the async threads, opening the database again if it had to be closed.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl Fn(&file::View) -> Result<T, redb::Error> + Send + Clone + 'static,
+    ) -> Result<T, Error> {
+        loop {
+            let (file, read) = (self.file.clone(), read.clone());
+            let result = tokio::task::spawn_blocking(move || file.read(read)).await;
+            match result {
+                Ok(Some(result)) => return result,
+                Ok(None) => self.ask(Command::Open).await?,
+                Err(error) => return Err(self.file.damaged(&error.to_string())),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Store for EmbeddedStore {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
+        let key = key.to_owned();
+        self.read(move |view| view.get(&key)).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Snapshot, Error> {
+        let prefix = prefix.to_owned();
+        self.read(move |view| view.list(&prefix)).await
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Revision, Error> {
+        self.ask(|reply| Command::Commit(batch, reply)).await
+    }
+
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, Error> {
+        self.ask(|reply| Command::Watch { prefix: prefix.to_owned(), after, reply }).await
+    }
+
+    async fn campaign(&self, candidate: &Candidate) -> Result<Campaign, Error> {
+        self.ask(|reply| Command::Campaign(candidate.clone(), reply)).await
+    }
+
+    async fn keep_alive(&self, fence: &Fence) -> Result<(), Error> {
+        // Not through the writer: a slow disk is no reason to lose a lease that nobody else
+        // could take.
+        let mut lease = self.lease.lock().expect("no holder panics");
+        lease.keep_alive(fence, self.clock.monotonic())
+    }
+
+    async fn resign(&self, fence: &Fence) -> Result<(), Error> {
+        self.ask(|reply| Command::Resign(fence.clone(), reply)).await
+    }
+
+    fn kind(&self) -> &'static str {
+        "embedded"
+    }
+}
+
+impl Drop for EmbeddedStore {
+    /// Waits for what is queued, then closes the file, so that it can be opened again at once.
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!(path = %self.file.path().display(), "the store's writer has panicked");
+        }
+        self.file.close();
+    }
+}
+
+/// Calls that may wait for the writer before further callers wait for a place.
+const QUEUE: usize = 1024;
+
+#[cfg(test)]
+mod tests;

@@ -125,7 +125,7 @@ fn reason(error: &impl fmt::Display) -> String {
         .into_iter()
         .find_map(|seam| {
             let (_, reason) = message.split_once(seam)?;
-            Some(format!("{}; {reason}", seam.trim().trim_end_matches(':')))
+            Some(format!("{}; {reason}", seam.trim_start_matches(" is ").trim_end_matches(": ")))
         })
         .unwrap_or(message)
 }

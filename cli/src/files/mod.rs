@@ -123,7 +123,10 @@ fn read(document: &Document<'_>, findings: &mut Findings) {
     let (root, errors) = DeTable::parse_recoverable(document.text);
     if !errors.is_empty() {
         // What a broken document seems to say is not worth checking.
-        findings.problems.extend(errors.iter().map(|error| document.syntax_problem(error)));
+        let mut problems: Vec<_> =
+            errors.iter().map(|error| document.syntax_problem(error)).collect();
+        problems.sort_by_key(Problem::line);
+        findings.problems.append(&mut problems);
         return;
     }
     let first_problem = findings.problems.len();

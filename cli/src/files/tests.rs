@@ -110,7 +110,7 @@ issuers = []
     let message = folder.load(&["bad.toml", "other.toml", "syntax.toml", "none.toml"]).unwrap_err();
     assert_snapshot!(message, @r#"
     27 problems; nothing was changed
-    bad.toml:3: name = "Let's Encrypt": is not valid; use 1 to 63 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit
+    bad.toml:3: name = "Let's Encrypt": not valid; use 1 to 63 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit
     bad.toml:4: directory = "http://ca.example/dir": the URL does not begin with https://HOST; write for example "https://acme-v02.api.letsencrypt.org/directory"
     bad.toml:5: contacts = "ops@example.org": this is not a mailto: URL; write "mailto:ops@example.org"
     bad.toml:5: contacts = "mailto:a@example.org,b@example.org": one address each, without headers; write ["mailto:a@example.org", "mailto:b@example.org"]
@@ -120,12 +120,12 @@ issuers = []
     bad.toml:11: identifiers = 7: this is not a text; put it in quotes
     bad.toml:11: identifiers = "WWW.example.org": www.example.org stands at bad.toml:11 already; leave one out
     bad.toml:11: identifiers = "*.example.org": wildcards need the DNS-01 challenge, which this version does not have; list the names one by one
-    bad.toml:11: identifiers = "a..b": is not valid; each label needs 1 to 63 letters, digits and inner hyphens
-    bad.toml:12: key_type = "ecdsa-p521": is not known; use ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096
+    bad.toml:11: identifiers = "a..b": not valid; each label needs 1 to 63 letters, digits and inner hyphens
+    bad.toml:12: key_type = "ecdsa-p521": not known; use ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096
     bad.toml:13: issuers = "a": this stands in the list already; leave one out
-    bad.toml:13: issuers = "B": is not valid; use 1 to 63 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit
+    bad.toml:13: issuers = "B": not valid; use 1 to 63 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit
     bad.toml:14: labels.site = 1: this is not a text; put it in quotes
-    bad.toml:14: labels.Role = "web": is not valid; write key=value, each 1 to 63 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit
+    bad.toml:14: labels.Role = "web": not valid; write key=value, each 1 to 63 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit
     bad.toml:16: [[certificate]]: name is missing; add for example name = "www"
     bad.toml:16: [[certificate]]: identifiers is missing; add for example identifiers = ["www.example.org"]
     bad.toml:17: identifier: this key is not known; did you mean identifiers?
@@ -134,8 +134,8 @@ issuers = []
     other.toml:2: name = "www": the certificate www is defined at bad.toml:10 already; keep one, or rename one
     other.toml:3: identifiers = "www.example.org": this is not a list; put it in square brackets, ["…"]
     other.toml:5: labels = []: this is not a table; write labels = { role = "web" }
-    syntax.toml:2: this is not TOML: unclosed table, expected `]`
     syntax.toml:1: this is not TOML: string values must be quoted, expected literal string
+    syntax.toml:2: this is not TOML: unclosed table, expected `]`
     none.toml: there is no such file
     "#);
 }

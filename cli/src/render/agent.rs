@@ -120,10 +120,9 @@ mod tests {
         let page = list(&agents.agents, &fixtures::view());
         assert!(page.lines().all(|line| line.chars().count() <= 80), "{page}");
         assert_snapshot!(page, @"
-        NAME    STATE      SEEN     CERTS  INSTALLED  FAILED  VERSION  LABELS
-        web-1   connected  2 s ago  3      2          1       0.1.0    role=web,site=a
-                                                                       ms
-        mail-1  joined     -        0      0          0       -        -
+        NAME    STATE      SEEN     INSTALLED  FAILED  VERSION  LABELS
+        web-1   connected  2 s ago  2/3        1       0.1.0    role=web,site=ams
+        mail-1  joined     -        0/0        0       -        -
         ");
         assert_json_snapshot!(json::Agents::from(&agents), @r#"
         {
@@ -175,7 +174,7 @@ mod tests {
         Hostname     web-1.example.org
         Version      0.1.0
         Joined       100 d ago (2026-08-14 05:00Z)
-        Seen         2 s ago (2026-11-22 04:59Z)
+        Seen         2 s ago (2026-11-22 04:59:58Z)
         Identity     serial 0badcafe
                      expires in 15 d (2026-12-07 05:00Z)
         Entitled to  mail, www

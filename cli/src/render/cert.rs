@@ -169,15 +169,10 @@ mod tests {
         let page = list(&list_of.certificates, &fixtures::view());
         assert!(page.lines().take(4).all(|line| line.chars().count() <= 80), "{page}");
         assert_snapshot!(page, @"
-        NAME             STATE    EXPIRES                      RENEWS    AGENTS  ISSUE
-                                                                                 R
-        mail             failing  in 5 d (2026-11-27 05:00Z)   25 d ago  2/2     letse
-                                                                                 ncryp
-                                                                                 t
-        www              valid    in 30 d (2026-12-22 05:00Z)  in 90 s   1/2     letse
-                                                                                 ncryp
-                                                                                 t
-        new.example.org  pending  -                            -         0/0     -
+        NAME             STATE    EXPIRES               RENEWS    AGENTS  ISSUER
+        mail             failing  in 5 d (2026-11-27)   25 d ago  2/2     letsencrypt
+        www              valid    in 30 d (2026-12-22)  in 90 s   1/2     letsencrypt
+        new.example.org  pending  -                     -         0/0     -
 
         Errors
         mail: authorization for mail.example.org failed: connection refused by 192.0.2.7:80
@@ -239,7 +234,15 @@ mod tests {
         let mut list_of = fixtures::certificates();
         list_of.certificates[0].name =
             "a-name-of-sixty-three-characters".repeat(2)[..63].to_owned();
-        assert_snapshot!(summaries(&list_of.certificates, &fixtures::view()), @"");
+        assert_snapshot!(summaries(&list_of.certificates, &fixtures::view()), @"
+        NAME              STATE    EXPIRES               RENEWS    AGENTS  ISSUER
+        a-name-of-sixty-  failing  in 5 d (2026-11-27)   25 d ago  2/2     letsencrypt
+        three-characters
+        a-name-of-sixty-
+        three-character
+        www               valid    in 30 d (2026-12-22)  in 90 s   1/2     letsencrypt
+        new.example.org   pending  -                     -         0/0     -
+        ");
         let view = View { width: None, ..fixtures::view() };
         assert_eq!(summaries(&list_of.certificates, &view).lines().count(), 4);
     }
@@ -266,15 +269,15 @@ mod tests {
         Serial       03ab
         SHA-256      5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e
         Renewal      two thirds of its life have passed
-        Renews       in 90 s (2026-11-22 05:01Z)
+        Renews       in 90 s (2026-11-22 05:01:30Z)
 
         Order
         Id        0192-order
         Stage     presented
         Issuer    letsencrypt
         Reason    an operator asked for it
-        Started   4 s ago (2026-11-22 04:59Z)
-        Deadline  in 10 min (2026-11-22 05:10Z)
+        Started   4 s ago (2026-11-22 04:59:56Z)
+        Deadline  in 10 min (2026-11-22 05:10:00Z)
         URL       https://acme.example/order/1
         Becomes   generation 8
 
@@ -372,7 +375,7 @@ mod tests {
         Name         new
         Identifiers  new.example.org
         State        pending
-        Generation   0
+        Generation   none yet
         Key type     -
         Issuers      -
         Labels       -

@@ -53,8 +53,8 @@ mod tests {
         Active key  2
 
         KEY  RECORDS  CREATED
-        1    17       100 d ago (2026-08-14 05:00Z)  being replaced
-        2    3        30 s ago (2026-11-22 04:59Z)   active
+        1    17       100 d ago (2026-08-14 05:00Z)    being replaced
+        2    3        30 s ago (2026-11-22 04:59:30Z)  active
         ");
         assert_json_snapshot!(json::Seal::from(&seal), @r#"
         {

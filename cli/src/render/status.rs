@@ -167,14 +167,14 @@ mod tests {
         assert_snapshot!(status(&answer, &problems, &fixtures::view()), @"
         Coordinator   node-1, version 0.1.0, up 3 d
         Store         embedded, healthy, revision 1234
-        Lease         node-1 (this one), epoch 7, since 3 h
+        Lease         node-1 (this one), epoch 7, for 3 h
         Certificates  12: 11 valid, 1 pending, 0 failing, 0 expired; 1 order running
         Agents        3 of 4 connected
         Deployments   11 of 12 installed, 1 in progress, 0 failed
 
         Soonest to expire
-        NAME  STATE  EXPIRES                      RENEWS   AGENTS  ISSUER
-        www   valid  in 30 d (2026-12-22 05:00Z)  in 90 s  1/2     letsencrypt
+        NAME  STATE  EXPIRES               RENEWS   AGENTS  ISSUER
+        www   valid  in 30 d (2026-12-22)  in 90 s  1/2     letsencrypt
 
         All is well.
         ");
@@ -258,8 +258,8 @@ mod tests {
         Deployments   11 of 12 installed, 1 in progress, 1 failed
 
         Soonest to expire
-        NAME  STATE  EXPIRES                      RENEWS   AGENTS  ISSUER
-        www   valid  in 30 d (2026-12-22 05:00Z)  in 90 s  1/2     letsencrypt
+        NAME  STATE  EXPIRES               RENEWS   AGENTS  ISSUER
+        www   valid  in 30 d (2026-12-22)  in 90 s  1/2     letsencrypt
 
         Needs attention
         ! the store is not healthy: disk full
@@ -278,7 +278,7 @@ mod tests {
         Holder     node-1 (this coordinator)
         Epoch      7
         Since      3 h ago (2026-11-22 02:00Z)
-        Renewed    1 s ago (2026-11-22 04:59Z)
+        Renewed    1 s ago (2026-11-22 04:59:59Z)
         Remaining  4.2 s of 5.0 s
         ");
         assert_json_snapshot!(json::Lease::from(&lease_held), @r#"

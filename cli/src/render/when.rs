@@ -1,5 +1,6 @@
 //! Points in time and durations, for people: how far away, and when exactly in UTC.
 
+use chancery_shared::wire::from_timestamp;
 use jiff::{SignedDuration, Timestamp};
 
 /// `in 29 d`, `3 h ago`, `now`.
@@ -27,7 +28,7 @@ pub(crate) fn span(length: SignedDuration) -> String {
 }
 
 /// `2026-12-21 04:05Z`.
-pub(crate) fn absolute(at: Timestamp) -> String {
+fn to_the_minute(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%MZ").to_string()
 }
 
@@ -36,17 +37,35 @@ pub(crate) fn to_the_second(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
-/// `in 29 d (2026-12-21 04:05Z)`; a dash for no time.
+/// `in 29 d (2026-12-21 04:05Z)`, to the second if it is near; a dash for no time.
 pub(crate) fn both(at: Option<&prost_types::Timestamp>, now: Timestamp) -> String {
-    match chancery_shared::wire::from_timestamp(at) {
-        Some(at) => format!("{} ({})", relative(at, now), absolute(at)),
+    match from_timestamp(at) {
+        Some(at) if is_within(at, now, SignedDuration::from_hours(1)) => {
+            format!("{} ({})", relative(at, now), to_the_second(at))
+        }
+        Some(at) => format!("{} ({})", relative(at, now), to_the_minute(at)),
         None => "-".to_owned(),
     }
 }
 
+/// `in 29 d (2026-12-21)`, to the minute if it is near; a dash for no time.
+pub(crate) fn on_day(at: Option<&prost_types::Timestamp>, now: Timestamp) -> String {
+    match from_timestamp(at) {
+        Some(at) if is_within(at, now, SignedDuration::from_hours(48)) => {
+            format!("{} ({})", relative(at, now), to_the_minute(at))
+        }
+        Some(at) => format!("{} ({})", relative(at, now), at.strftime("%Y-%m-%d")),
+        None => "-".to_owned(),
+    }
+}
+
+fn is_within(at: Timestamp, now: Timestamp, distance: SignedDuration) -> bool {
+    now.duration_until(at).abs() < distance
+}
+
 /// `in 29 d`; a dash for no time.
 pub(crate) fn briefly(at: Option<&prost_types::Timestamp>, now: Timestamp) -> String {
-    chancery_shared::wire::from_timestamp(at).map_or_else(|| "-".to_owned(), |at| relative(at, now))
+    from_timestamp(at).map_or_else(|| "-".to_owned(), |at| relative(at, now))
 }
 
 /// A protobuf duration in seconds.

@@ -1,1 +1,23 @@
-//! Stub.
+//! What the end-to-end suites, the demo and the benchmarks stand on: the real servers and
+//! the real programs, each on ports and in folders of its own.
+//!
+//! - [`scene`] gives a test its folder and its runtime, and shows the logs when it fails.
+//! - [`process`] starts a program; whatever happens, nothing it started outlives it.
+//! - [`pebble`] is the certificate authority, [`gate`] stands in front of it to count, hold
+//!   and spoil requests, [`nginx`] is what gets the certificates, [`tls_client`] looks
+//!   at what is served.
+//! - [`wait`] waits for a state. Nothing in here waits for time to pass.
+//!
+//! A program that is missing is an error that names the command to get it; it is never a
+//! reason to skip a test.
+
+pub mod authority;
+pub mod gate;
+pub mod nginx;
+pub mod pebble;
+pub mod ports;
+pub mod process;
+pub mod scene;
+pub mod tls_client;
+pub mod tools;
+pub mod wait;

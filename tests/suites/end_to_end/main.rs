@@ -1,1 +1,6 @@
-//! Stub.
+//! End to end: the real programs, a real ACME server, a real web server.
+//!
+//! One module for each topic. Each test has its own servers on its own ports; run them with
+//! `cargo xtask test end_to_end`.
+
+mod harness;

@@ -27,15 +27,15 @@ pub(crate) struct Output {
     stderr_paint: Paint,
 }
 
+#[expect(clippy::unused_self, reason = "whoever holds an `Output` may print, nobody else")]
 impl Output {
     /// Looks at the terminal once.
     pub(crate) fn new(format: Format, color: ColorChoice) -> Self {
         let stdout_is_terminal = io::stdout().is_terminal();
         let paint = |is_terminal: bool| match color {
             ColorChoice::Always => Paint::colored(),
-            ColorChoice::Never => Paint::plain(),
             ColorChoice::Auto if is_terminal && color_is_welcome() => Paint::colored(),
-            ColorChoice::Auto => Paint::plain(),
+            ColorChoice::Auto | ColorChoice::Never => Paint::plain(),
         };
         Self {
             format,

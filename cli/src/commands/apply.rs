@@ -15,7 +15,9 @@ pub(super) async fn apply(context: &Context<'_>, args: &ApplyArgs) -> Result<(),
     let output = context.output;
     let loaded = files::load(&args.files)?;
     let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
-    warnings.iter().for_each(|warning| output.warn(warning));
+    for warning in &warnings {
+        output.warn(warning);
+    }
 
     let mut client = context.client().await?;
     let mut request = ApplyRequest {

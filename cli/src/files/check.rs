@@ -10,6 +10,7 @@ use chancery_shared::{
     x509::Facts,
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use toml::de::DeTable;
 use tonic::transport::Uri;
 
 use super::{
@@ -67,7 +68,7 @@ pub(super) fn certificate(table: &Table<'_>, findings: &mut Findings) {
     let Some((name, text)) = name else { return };
     if table
         .value("labels")
-        .is_none_or(|value| value.get_ref().as_table().is_some_and(|t| t.is_empty()))
+        .is_none_or(|value| value.get_ref().as_table().is_some_and(DeTable::is_empty))
     {
         findings.warnings.push(table.own_problem(format!(
             "certificate {name} has no labels, so no agent will get it; \

@@ -19,8 +19,8 @@ pub(super) struct Document<'a> {
 impl Document<'_> {
     /// Where a byte of the text stands.
     fn place(&self, offset: usize) -> Place {
-        let before = &self.text.as_bytes()[..offset.min(self.text.len())];
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        let line = before.matches('\n').count() + 1;
         Place { file: self.file.to_owned(), line }
     }
 

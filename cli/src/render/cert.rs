@@ -287,6 +287,11 @@ mod tests {
         web-2 (away)  probe-failed  8          7          7       40 s ago
         web-2: 127.0.0.1:443 still serves the certificate with serial 03ab; rolled back (2 times)
         ");
+    }
+
+    #[test]
+    fn one_certificate_for_programs() {
+        let one = fixtures::certificate_detail();
         assert_json_snapshot!(json::CertificateDetail::from(&one), @r#"
         {
           "name": "www",

@@ -3,6 +3,8 @@
 //! Fields are only ever added. Times are RFC 3339 in UTC, durations seconds, states
 //! lower-case words; what is absent is `null`.
 
+#![expect(clippy::struct_field_names, reason = "the names are the schema")]
+
 use std::collections::BTreeMap;
 
 use chancery_proto::v1;

@@ -132,12 +132,10 @@ pub(crate) fn lease(lease: &Lease, view: &View) -> String {
     let seconds = |duration| {
         when::seconds(duration).map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1} s"))
     };
-    let mut rows = vec![("Holder", or_dash(&lease.holder))];
-    if lease.held {
-        if lease.is_self {
-            rows[0].1.push_str(" (this coordinator)");
-        }
-        rows.extend([
+    let rows = if lease.held {
+        let itself = if lease.is_self { " (this coordinator)" } else { "" };
+        vec![
+            ("Holder", format!("{}{itself}", printable(&lease.holder))),
             ("Epoch", lease.epoch.to_string()),
             ("Since", when::both(lease.since.as_ref(), view.now)),
             ("Renewed", when::both(lease.last_renewed.as_ref(), view.now)),
@@ -145,11 +143,10 @@ pub(crate) fn lease(lease: &Lease, view: &View) -> String {
                 "Remaining",
                 format!("{} of {}", seconds(lease.remaining.as_ref()), seconds(lease.ttl.as_ref())),
             ),
-        ]);
+        ]
     } else {
-        rows[0].1 = "nobody".to_owned();
-        rows.push(("Last epoch", lease.epoch.to_string()));
-    }
+        vec![("Holder", "nobody".to_owned()), ("Last epoch", lease.epoch.to_string())]
+    };
     facts(view, rows)
 }
 

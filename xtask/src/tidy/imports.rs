@@ -91,7 +91,9 @@ const IMPURE: &[(&str, &str)] = &[
     ("Instant", "a clock"),
     ("SystemTime", "a clock"),
     ("Clock", "a clock"),
-    ("clock", "a clock"),
+    ("SystemClock", "a clock"),
+    ("SharedClock", "a clock"),
+    ("ManualClock", "a clock"),
     ("Timestamp::now", "a clock"),
     ("Zoned::now", "a clock"),
     ("fs", "files"),
@@ -209,7 +211,7 @@ mod tests {
 
     #[test]
     fn plain_words_and_tests_are_left_alone() {
-        let fine = "use std::net::IpAddr;\nfn f(process: u8, now: Timestamp) -> u8 { process }\n\
+        let fine = "use std::net::IpAddr;\nuse chancery_shared::clock::Monotonic;\nfn f(process: u8, now: Timestamp) -> u8 { process }\n\
                     #[cfg(test)]\nmod tests { use std::fs; }\n";
         assert_eq!(lines("agent/src/plan.rs", fine), [0_usize; 0]);
     }

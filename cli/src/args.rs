@@ -19,6 +19,7 @@ pub(crate) struct Args {
 
 /// Options of every command.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// Unix socket of the coordinator on this host
     #[arg(long, value_name = "PATH", global = true, env = "CHANCERY_SOCKET")]
@@ -26,7 +27,8 @@ pub(crate) struct Global {
     pub(crate) socket: PathBuf,
 
     /// A table for people, or JSON for programs
-    #[arg(short, long, value_enum, global = true, default_value_t = Format::Table)]
+    #[arg(short, long, value_enum, value_name = "FORMAT", global = true)]
+    #[arg(default_value_t = Format::Table)]
     pub(crate) output: Format,
 
     /// When to use colours; `auto` obeys `NO_COLOR`

@@ -163,8 +163,8 @@ impl AdminService for Service {
     ) -> Answer<Self::FollowCertificateStream> {
         self.note(format!("follow {}", request.into_inner().name));
         let next = self.script.lock().unwrap().follow.pop_front();
-        let (states, end) = match next {
-            Some(Follow::Broken(states, status)) => (states, Some(status)),
+        let (states, reason) = match next {
+            Some(Follow::Broken(states, reason)) => (states, Some(reason)),
             Some(Follow::Open(states)) => (states, None),
             None => return Err(Status::unavailable("not now")),
         };
@@ -175,8 +175,8 @@ impl AdminService for Service {
                     return;
                 }
             }
-            match end {
-                Some(status) => drop(sender.send(Err(status)).await),
+            match reason {
+                Some(reason) => drop(sender.send(Err(reason)).await),
                 None => sender.closed().await,
             }
         });

@@ -334,3 +334,62 @@ async fn completions_and_help_need_no_coordinator() {
     assert!(help.stdout.contains("Exit codes:"), "{}", help.stdout);
     assert_eq!(chancery(nowhere, &["frobnicate"]).await.code, 2);
 }
+
+/// Runs the program on a terminal of its own, types `input`, and returns all that was
+/// shown.
+async fn on_a_terminal(socket: &Path, args: &[&str], input: &str) -> (i32, String) {
+    use std::io::{Read as _, Write as _};
+
+    use rustix::{fs::OFlags, pty};
+    let controller = pty::openpt(pty::OpenptFlags::RDWR | pty::OpenptFlags::NOCTTY).unwrap();
+    pty::grantpt(&controller).unwrap();
+    pty::unlockpt(&controller).unwrap();
+    let name = pty::ptsname(&controller, Vec::new()).unwrap();
+    let terminal =
+        rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, rustix::fs::Mode::empty()).unwrap();
+    let mut command = command(socket, args);
+    command.env("TERM", "xterm").env_remove("NO_COLOR");
+    command.stdin(terminal.try_clone().unwrap());
+    command.stdout(terminal.try_clone().unwrap()).stderr(terminal);
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let mut controller = std::fs::File::from(controller);
+    controller.write_all(input.as_bytes()).unwrap();
+    let shown = tokio::task::spawn_blocking(move || {
+        let mut shown = Vec::new();
+        // The last reader of a terminal that nobody has open any more gets EIO.
+        let _ = controller.read_to_end(&mut shown);
+        String::from_utf8_lossy(&shown).into_owned()
+    });
+    let code = child.wait().await.unwrap().code().unwrap();
+    (code, shown.await.unwrap())
+}
+
+#[tokio::test]
+async fn on_a_terminal_one_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fleet.toml");
+    std::fs::write(&file, FLEET).unwrap();
+    let args = ["apply", "-f", file.to_str().unwrap()];
+    for (input, code, calls) in [("no\n", 1, 1), ("\n", 1, 1), ("y\n", 0, 2)] {
+        let fake = Fake::start(Script { plan: Some(creates_www()), ..Script::default() });
+        let (ended, shown) = on_a_terminal(&fake.socket, &args, input).await;
+        assert_eq!((ended, fake.calls().len()), (code, calls), "{input:?}: {shown}");
+        assert!(shown.contains("Apply this plan? [y/N]"), "{shown}");
+        assert!(shown.contains("\u{1b}[32m+ certificate www"), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn on_a_terminal_progress_is_drawn_over_itself() {
+    let fake = Fake::start(renewing(vec![Follow::Open(vec![
+        state(2, 0, &[(Delivered, 2), (Installed, 2)]),
+        state(2, 0, &[(Installed, 2), (Installed, 2)]),
+    ])]));
+    let (code, shown) = on_a_terminal(&fake.socket, &["cert", "renew", "www", "--wait"], "").await;
+    assert_eq!(code, 0, "{shown}");
+    // Three lines up, and everything below is drawn again.
+    assert!(shown.contains("\u{1b}[3A\r\u{1b}[J"), "{shown:?}");
+    assert!(shown.contains("\u{1b}[33m  web-0: delivered\u{1b}[0m"), "{shown:?}");
+    assert!(shown.contains("issued; 2 of 2 agents serve it"), "{shown:?}");
+}

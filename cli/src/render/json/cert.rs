@@ -1,0 +1,196 @@
+//! `cert list`, `cert show` and `cert renew`.
+
+use std::collections::BTreeMap;
+
+use chancery_proto::v1;
+use chancery_shared::wire::from_timestamp;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::some;
+use crate::render::deployment_state;
+
+/// `cert list`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Certificates {
+    certificates: Vec<Certificate>,
+}
+
+impl From<&v1::ListCertificatesResponse> for Certificates {
+    fn from(list: &v1::ListCertificatesResponse) -> Self {
+        Self { certificates: list.certificates.iter().map(Certificate::from).collect() }
+    }
+}
+
+/// One of `cert list`.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Certificate {
+    name: String,
+    identifiers: Vec<String>,
+    state: String,
+    generation: u64,
+    not_before: Option<Timestamp>,
+    not_after: Option<Timestamp>,
+    renew_at: Option<Timestamp>,
+    issuer: Option<String>,
+    agents_entitled: u32,
+    agents_installed: u32,
+    last_error: Option<String>,
+}
+
+impl From<&v1::CertificateSummary> for Certificate {
+    fn from(summary: &v1::CertificateSummary) -> Self {
+        Self {
+            name: summary.name.clone(),
+            identifiers: summary.identifiers.clone(),
+            state: summary.state.clone(),
+            generation: summary.generation,
+            not_before: from_timestamp(summary.not_before.as_ref()),
+            not_after: from_timestamp(summary.not_after.as_ref()),
+            renew_at: from_timestamp(summary.renew_at.as_ref()),
+            issuer: some(&summary.issuer),
+            agents_entitled: summary.agents_entitled,
+            agents_installed: summary.agents_installed,
+            last_error: some(&summary.last_error),
+        }
+    }
+}
+
+/// `cert show`, and a part of each line of `cert renew --wait`.
+#[derive(Debug, Serialize)]
+pub(crate) struct CertificateDetail {
+    #[serde(flatten)]
+    summary: Certificate,
+    key_type: Option<String>,
+    issuers: Vec<String>,
+    labels: BTreeMap<String, String>,
+    serial: Option<String>,
+    fingerprint: Option<String>,
+    issued_by: Option<String>,
+    decision: Option<String>,
+    decision_code: Option<String>,
+    renew_requests: u64,
+    failures: u32,
+    next_attempt: Option<Timestamp>,
+    order: Option<Order>,
+    deployments: Vec<AgentDeployment>,
+    chain_pem: Option<String>,
+}
+
+impl From<&v1::CertificateDetail> for CertificateDetail {
+    fn from(detail: &v1::CertificateDetail) -> Self {
+        let spec = detail.spec.clone().unwrap_or_default();
+        Self {
+            summary: detail.summary.as_ref().map(Certificate::from).unwrap_or_default(),
+            key_type: some(&spec.key_type),
+            issuers: spec.issuers,
+            labels: spec.labels,
+            serial: some(&detail.serial),
+            fingerprint: some(&detail.fingerprint),
+            issued_by: some(&detail.issued_by),
+            decision: some(&detail.decision),
+            decision_code: some(&detail.decision_code),
+            renew_requests: detail.renew_requests,
+            failures: detail.failures,
+            next_attempt: from_timestamp(detail.next_attempt.as_ref()),
+            order: detail.order.as_ref().map(Order::from),
+            deployments: detail.deployments.iter().map(AgentDeployment::from).collect(),
+            chain_pem: some(&detail.chain_pem),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Order {
+    id: String,
+    issuer: String,
+    stage: String,
+    order_url: Option<String>,
+    reason: Option<String>,
+    started_at: Option<Timestamp>,
+    deadline: Option<Timestamp>,
+    generation: u64,
+}
+
+impl From<&v1::OrderDetail> for Order {
+    fn from(order: &v1::OrderDetail) -> Self {
+        Self {
+            id: order.id.clone(),
+            issuer: order.issuer.clone(),
+            stage: order.stage.clone(),
+            order_url: some(&order.order_url),
+            reason: some(&order.reason),
+            started_at: from_timestamp(order.started_at.as_ref()),
+            deadline: from_timestamp(order.deadline.as_ref()),
+            generation: order.generation,
+        }
+    }
+}
+
+/// One certificate on one agent.
+#[derive(Debug, Serialize)]
+struct AgentDeployment {
+    agent: String,
+    connected: bool,
+    #[serde(flatten)]
+    deployment: Deployment,
+}
+
+impl From<&v1::DeploymentDetail> for AgentDeployment {
+    fn from(detail: &v1::DeploymentDetail) -> Self {
+        Self {
+            agent: detail.agent.clone(),
+            connected: detail.agent_connected,
+            deployment: Deployment::from(&detail.report.clone().unwrap_or_default()),
+        }
+    }
+}
+
+/// How far one certificate has come on one agent.
+#[derive(Debug, Serialize)]
+pub(super) struct Deployment {
+    state: &'static str,
+    delivered_generation: u64,
+    installed_generation: u64,
+    served_generation: u64,
+    message: Option<String>,
+    changed_at: Option<Timestamp>,
+    failures: u32,
+}
+
+impl From<&v1::DeploymentReport> for Deployment {
+    fn from(report: &v1::DeploymentReport) -> Self {
+        Self {
+            state: deployment_state(report.state()),
+            delivered_generation: report.delivered_generation,
+            installed_generation: report.installed_generation,
+            served_generation: report.served_generation,
+            message: some(&report.message),
+            changed_at: from_timestamp(report.changed_at.as_ref()),
+            failures: report.failures,
+        }
+    }
+}
+
+/// `cert renew`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Renewal {
+    pub(crate) name: String,
+    /// The generation that the renewal will become.
+    pub(crate) generation: u64,
+    pub(crate) already_running: bool,
+}
+
+/// One line of `cert renew --wait`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Progress {
+    pub(crate) at: Timestamp,
+    pub(crate) elapsed_seconds: f64,
+    /// The generation that is waited for.
+    pub(crate) wanted_generation: u64,
+    /// `running`, `installed`, `failed` or `timed-out`; all but the first end the wait.
+    pub(crate) outcome: &'static str,
+    /// What happens, or what went wrong, in words.
+    pub(crate) message: String,
+    pub(crate) certificate: Option<CertificateDetail>,
+}

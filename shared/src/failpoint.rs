@@ -26,6 +26,10 @@ pub fn arm() -> impl Sized {
     #[cfg(feature = "failpoints")]
     let armed = fail::FailScenario::setup();
     #[cfg(not(feature = "failpoints"))]
-    let armed = ();
+    let armed = Unarmable;
     armed
 }
+
+/// What there is to keep alive where nothing can be armed.
+#[cfg(not(feature = "failpoints"))]
+struct Unarmable;

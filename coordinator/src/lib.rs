@@ -2,4 +2,5 @@
 
 pub mod mirror;
 pub mod record;
+pub mod seal;
 pub mod store;

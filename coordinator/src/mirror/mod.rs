@@ -71,7 +71,7 @@ impl Mirror {
         store: Arc<dyn Store>,
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, Error> {
-        let view = View::of(store.list("").await?);
+        let view = View::of(&store.list("").await?);
         let mirror = Arc::new(Self {
             revision: watch::Sender::new(view.revision),
             view: RwLock::new(view),
@@ -143,7 +143,7 @@ impl Mirror {
             if matches!(error, Error::Compacted { .. }) {
                 match store.list("").await {
                     Ok(snapshot) => {
-                        self.replace(View::of(snapshot));
+                        self.replace(View::of(&snapshot));
                         continue;
                     }
                     Err(error) => self.lost(&error),

@@ -78,7 +78,7 @@ pub struct View {
 
 impl View {
     /// The view of a whole listing.
-    pub fn of(snapshot: Snapshot) -> Self {
+    pub fn of(snapshot: &Snapshot) -> Self {
         let mut view = Self { revision: snapshot.revision, ..Self::default() };
         let mut touched = Touched::default();
         for entry in &snapshot.entries {
@@ -137,7 +137,7 @@ impl View {
         let (folder, rest) = split(&entry.key);
         match folder {
             key::CERTIFICATES => {
-                touch(&mut touched.certificates, insert(&mut self.certificates, rest, entry)?)
+                touch(&mut touched.certificates, insert(&mut self.certificates, rest, entry)?);
             }
             key::STATES => touch(&mut touched.certificates, insert(&mut self.states, rest, entry)?),
             key::BUNDLES => {
@@ -199,7 +199,7 @@ impl View {
         let (folder, rest) = split(key);
         match folder {
             key::CERTIFICATES => {
-                touch(&mut touched.certificates, remove(&mut self.certificates, rest))
+                touch(&mut touched.certificates, remove(&mut self.certificates, rest));
             }
             key::STATES => touch(&mut touched.certificates, remove(&mut self.states, rest)),
             key::BUNDLES => {

@@ -1,0 +1,3 @@
+//! Answers to challenges (RFC 8555 section 8), one module for each type.
+
+pub mod http01;

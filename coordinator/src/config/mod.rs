@@ -1,0 +1,343 @@
+//! The coordinator's configuration file. `docs/configuration.md` is its reference.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use chancery_shared::{name::NodeName, telemetry};
+
+mod reader;
+
+pub use reader::{Problem, Problems};
+use reader::{Reader, Section};
+
+/// The coordinator's configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of this node; unique among the coordinators of a fleet.
+    pub node: NodeName,
+    /// Where coordinators keep what they agree on.
+    pub store: StoreConfig,
+    /// The seal key file.
+    pub seal_key_file: PathBuf,
+    /// How long the lease lives without a keep-alive.
+    pub lease_ttl: Duration,
+    /// Where agents connect.
+    pub agents_listen: SocketAddr,
+    /// Life of an agent's identity certificate.
+    pub identity_lifetime: Duration,
+    /// Path of the admin socket.
+    pub admin_socket: PathBuf,
+    /// Group that may use the admin socket, beside its owner.
+    pub admin_group: Option<String>,
+    /// Where metrics and health are served.
+    pub http_listen: SocketAddr,
+    /// Where HTTP-01 challenges are answered.
+    pub http01_listen: SocketAddr,
+    /// Orders at once.
+    pub orders_concurrency: usize,
+    /// How long an order may take.
+    pub orders_deadline: Duration,
+    /// How long to wait after a first failed order.
+    pub orders_retry_first: Duration,
+    /// Logs.
+    pub log: telemetry::Options,
+}
+
+/// Where coordinators keep what they agree on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreConfig {
+    /// In a file of this machine.
+    Embedded {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        source: std::io::Error,
+    },
+    /// The file has problems.
+    #[error(transparent)]
+    Problems(#[from] Problems),
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
+        Ok(Self::parse(path, &text)?)
+    }
+
+    /// Reads and checks the text of a file; all its problems at once.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Problems> {
+        let (mut reader, mut root) = Reader::open(path, text)?;
+        let config = read(&mut reader, &mut root);
+        reader.finish(&root, &ROOT_KEYS);
+        match config {
+            Some(config) if reader.is_clean() => Ok(config),
+            _ => Err(reader.into_problems()),
+        }
+    }
+}
+
+const ROOT_KEYS: [&str; 10] =
+    ["node", "store", "seal", "lease", "agents", "admin", "http", "http01", "orders", "log"];
+
+/// `None` only if something required is missing, which is then noted.
+fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<Config> {
+    let node = read_node(reader, root);
+    let store = read_store(reader, root);
+    let seal_key_file = read_seal(reader, root);
+    let lease_ttl = read_lease(reader, root);
+    let (agents_listen, identity_lifetime) = read_agents(reader, root);
+    let (admin_socket, admin_group) = read_admin(reader, root);
+    let http_listen = read_listener(reader, root, "http", DEFAULT_HTTP);
+    let http01_listen = read_listener(reader, root, "http01", DEFAULT_HTTP01);
+    let (orders_concurrency, orders_deadline, orders_retry_first) = read_orders(reader, root);
+    let log = read_log(reader, root);
+    Some(Config {
+        node: node?,
+        store: store?,
+        seal_key_file: seal_key_file?,
+        lease_ttl,
+        agents_listen,
+        identity_lifetime,
+        admin_socket,
+        admin_group,
+        http_listen,
+        http01_listen,
+        orders_concurrency,
+        orders_deadline,
+        orders_retry_first,
+        log,
+    })
+}
+
+fn read_node<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<NodeName> {
+    if !root.has("node") {
+        reader.missing(root, "node", "node = \"coordinator-1\"");
+        return None;
+    }
+    reader.parsed(root, "node", str::parse, "")
+}
+
+fn read_store<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<StoreConfig> {
+    let mut store = reader.table(root, "store");
+    let result = if store.has("embedded") {
+        let mut embedded = reader.table(&mut store, "embedded");
+        let path = required_path(reader, &mut embedded, "path", "\"/var/lib/chancery/store.redb\"");
+        reader.finish(&embedded, &["path"]);
+        path.map(|path| StoreConfig::Embedded { path })
+    } else {
+        let example = "store.embedded = { path = \"/var/lib/chancery/store.redb\" }";
+        reader.missing(&store, "embedded", example);
+        None
+    };
+    reader.finish(&store, &["embedded"]);
+    result
+}
+
+fn read_seal<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<PathBuf> {
+    let mut seal = reader.table(root, "seal");
+    let path = required_path(reader, &mut seal, "key_file", "\"/etc/chancery/seal.key\"");
+    reader.finish(&seal, &["key_file"]);
+    path
+}
+
+fn read_lease<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Duration {
+    let mut lease = reader.table(root, "lease");
+    let ttl = duration(reader, &mut lease, "ttl", DEFAULT_LEASE_TTL, 1..=600);
+    reader.finish(&lease, &["ttl"]);
+    ttl
+}
+
+fn read_agents<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> (SocketAddr, Duration) {
+    let mut agents = reader.table(root, "agents");
+    let listen = address(reader, &mut agents, DEFAULT_AGENTS);
+    let lifetime = duration(
+        reader,
+        &mut agents,
+        "identity_lifetime",
+        DEFAULT_IDENTITY_LIFETIME,
+        10..=366 * 24 * 3600,
+    );
+    reader.finish(&agents, &["listen", "identity_lifetime"]);
+    (listen, lifetime)
+}
+
+fn read_admin<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> (PathBuf, Option<String>) {
+    let mut admin = reader.table(root, "admin");
+    let socket = reader.text(&mut admin, "socket");
+    let group = reader.text(&mut admin, "group").map(|(_, group)| group);
+    reader.finish(&admin, &["socket", "group"]);
+    (socket.map_or_else(|| PathBuf::from(DEFAULT_SOCKET), |(_, path)| PathBuf::from(path)), group)
+}
+
+fn read_listener<'a>(
+    reader: &mut Reader<'a>,
+    root: &mut Section<'a>,
+    key: &str,
+    default: &str,
+) -> SocketAddr {
+    let mut section = reader.table(root, key);
+    let listen = address(reader, &mut section, default);
+    reader.finish(&section, &["listen"]);
+    listen
+}
+
+fn read_orders<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> (usize, Duration, Duration) {
+    let mut orders = reader.table(root, "orders");
+    let concurrency = reader.number(&mut orders, "concurrency", 1..=256);
+    let deadline = duration(reader, &mut orders, "deadline", DEFAULT_DEADLINE, 1..=24 * 3600);
+    let retry_first =
+        duration(reader, &mut orders, "retry_first", DEFAULT_RETRY_FIRST, 1..=24 * 3600);
+    reader.finish(&orders, &["concurrency", "deadline", "retry_first"]);
+    (concurrency.unwrap_or(DEFAULT_CONCURRENCY) as usize, deadline, retry_first)
+}
+
+fn read_log<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> telemetry::Options {
+    let mut log = reader.table(root, "log");
+    let format = |text: &str| match text {
+        "human" => Ok(telemetry::Format::Human),
+        "json" => Ok(telemetry::Format::Json),
+        _ => Err("unknown format"),
+    };
+    let format = reader.parsed(&mut log, "format", format, "write \"human\" or \"json\"");
+    let filter = reader.text(&mut log, "filter").map(|(_, filter)| filter);
+    reader.finish(&log, &["format", "filter"]);
+    telemetry::Options { format: format.unwrap_or_default(), filter }
+}
+
+fn required_path<'a>(
+    reader: &mut Reader<'a>,
+    section: &mut Section<'a>,
+    key: &str,
+    example: &str,
+) -> Option<PathBuf> {
+    if !section.has(key) {
+        reader.missing(section, key, &format!("{key} = {example}"));
+        return None;
+    }
+    reader.text(section, key).map(|(_, path)| PathBuf::from(path))
+}
+
+fn address<'a>(reader: &mut Reader<'a>, section: &mut Section<'a>, default: &str) -> SocketAddr {
+    let remedy = format!("write an IP address and a port, such as \"{default}\"");
+    reader
+        .parsed(section, "listen", str::parse, &remedy)
+        .unwrap_or_else(|| default.parse().expect("the default is an address"))
+}
+
+/// The duration at `key`, such as "90s" or "10m", within a range of seconds.
+fn duration<'a>(
+    reader: &mut Reader<'a>,
+    section: &mut Section<'a>,
+    key: &str,
+    default: Duration,
+    range_secs: std::ops::RangeInclusive<u64>,
+) -> Duration {
+    let (least, most) = (*range_secs.start(), *range_secs.end());
+    let parse = |text: &str| match humantime::parse_duration(text) {
+        Ok(duration)
+            if (Duration::from_secs(least)..=Duration::from_secs(most)).contains(&duration) =>
+        {
+            Ok(duration)
+        }
+        Ok(_) => Err("it is out of range".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    let bound = |secs| humantime::format_duration(Duration::from_secs(secs));
+    let remedy = format!("write a duration from \"{}\" to \"{}\"", bound(least), bound(most));
+    reader.parsed(section, key, parse, &remedy).unwrap_or(default)
+}
+
+const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(10);
+const DEFAULT_IDENTITY_LIFETIME: Duration = Duration::from_hours(720);
+const DEFAULT_AGENTS: &str = "0.0.0.0:7443";
+const DEFAULT_HTTP: &str = "127.0.0.1:9443";
+const DEFAULT_HTTP01: &str = "0.0.0.0:80";
+const DEFAULT_SOCKET: &str = "/run/chancery/admin.sock";
+const DEFAULT_CONCURRENCY: u32 = 16;
+const DEFAULT_DEADLINE: Duration = Duration::from_mins(10);
+const DEFAULT_RETRY_FIRST: Duration = Duration::from_mins(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: &str = include_str!("../../../docs/examples/coordinator.toml");
+
+    fn problems(text: &str) -> Vec<String> {
+        let problems = Config::parse(Path::new("c.toml"), text).unwrap_err();
+        problems.to_string().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_example_file_is_valid_and_says_the_defaults() {
+        let config = Config::parse(Path::new("coordinator.toml"), FULL).unwrap();
+        let least = "node = \"n\"\nstore.embedded = { path = \"/s\" }\nseal.key_file = \"/k\"\n";
+        let default = Config::parse(Path::new("c.toml"), least).unwrap();
+        assert_eq!(config.lease_ttl, default.lease_ttl);
+        assert_eq!(config.agents_listen, default.agents_listen);
+        assert_eq!(config.identity_lifetime, default.identity_lifetime);
+        assert_eq!(config.admin_socket, default.admin_socket);
+        assert_eq!(config.http_listen, default.http_listen);
+        assert_eq!(config.http01_listen, default.http01_listen);
+        assert_eq!(config.orders_concurrency, default.orders_concurrency);
+        assert_eq!(config.orders_deadline, default.orders_deadline);
+        assert_eq!(config.orders_retry_first, default.orders_retry_first);
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once_with_line_and_remedy() {
+        let lines = problems(
+            "node = \"Node 1\"\n\
+             nods = 1\n\
+             [store]\n\
+             embeded = { path = \"/s\" }\n\
+             [lease]\n\
+             ttl = \"10 parsecs\"\n\
+             [orders]\n\
+             concurrency = 0\n\
+             [http]\n\
+             listen = 9443\n\
+             [log]\n\
+             format = \"xml\"\n",
+        );
+        for expected in [
+            "c.toml:1: node = \"Node 1\": node name \"Node 1\" is not valid",
+            "c.toml:2: nods: unknown key",
+            "c.toml:3: store.embedded is missing",
+            "c.toml:4: store.embeded: unknown key; known here: embedded",
+            "c.toml:6: lease.ttl = \"10 parsecs\"",
+            "c.toml:8: orders.concurrency: write a whole number from 1 to 256",
+            "c.toml:10: http.listen: expected a text, found a whole number",
+            "c.toml:12: log.format = \"xml\": unknown format; write \"human\" or \"json\"",
+            "seal.key_file is missing; for example: key_file = \"/etc/chancery/seal.key\"",
+        ] {
+            assert!(
+                lines.iter().any(|line| line.contains(expected)),
+                "{expected:?} is not in {lines:#?}"
+            );
+        }
+        assert_eq!(lines.len(), 9, "{lines:#?}");
+    }
+
+    #[test]
+    fn a_text_that_is_no_toml_names_the_line() {
+        let lines = problems("node = \"n\"\n[store\n");
+        assert!(lines[0].starts_with("c.toml:2: "), "{lines:?}");
+    }
+}

@@ -1,0 +1,198 @@
+//! The HTTPS client for CAs: what `instant-acme` leaves to its caller.
+//!
+//! It adds a time-out around each request *and its body*, so that no CA can hang an order;
+//! it keeps the Retry-After of a 429 or 503 (RFC 8555 section 6.6), and the status of error answers that
+//! are not problem documents.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+
+use super::Error;
+use crate::record::IssuerSpec;
+
+/// The CA asks for patience.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Busy {
+    /// What it said.
+    pub message: String,
+    /// How long, if it said.
+    pub retry_after: Option<Duration>,
+}
+
+/// The CA could not be reached, or answered with something other than ACME.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// No answer in time.
+    #[error("no answer from {host} within {} seconds", after.as_secs())]
+    TimedOut {
+        /// Who was asked.
+        host: String,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The connection failed.
+    #[error("cannot talk to {host}: {reason}")]
+    Connection {
+        /// Who was asked.
+        host: String,
+        /// What happened.
+        reason: String,
+    },
+    /// An error without a problem document: a proxy's page, a load balancer's.
+    #[error("{host} answered {status}: {excerpt}")]
+    NotAcme {
+        /// Who was asked.
+        host: String,
+        /// The HTTP status.
+        status: StatusCode,
+        /// The beginning of the body.
+        excerpt: String,
+    },
+}
+
+/// A client for one issuer.
+#[derive(Clone, Debug)]
+pub struct CaClient {
+    client: Client<HttpsConnector<HttpConnector>, BodyWrapper<Bytes>>,
+}
+
+impl CaClient {
+    /// A client that trusts the issuer's own roots if it names any, else the system's.
+    pub fn new(issuer: &IssuerSpec) -> Result<Self, Error> {
+        let config = ClientConfig::builder_with_provider(chancery_shared::tls::provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::BadIssuer(error.to_string()))?
+            .with_root_certificates(Arc::new(roots(issuer)?))
+            .with_no_client_auth();
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(config)
+            .https_only()
+            .enable_all_versions()
+            .wrap_connector(http);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .build(connector);
+        Ok(Self { client })
+    }
+}
+
+/// The roots to trust for the CA's HTTPS.
+fn roots(issuer: &IssuerSpec) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    if issuer.trust_roots_pem.is_empty() {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            return Err(Error::BadIssuer(
+                "the system has no trusted roots: install the package ca-certificates, or give \
+                 the issuer trust_roots"
+                    .to_owned(),
+            ));
+        }
+        return Ok(roots);
+    }
+    for certificate in CertificateDer::pem_slice_iter(issuer.trust_roots_pem.as_bytes()) {
+        let certificate = certificate
+            .map_err(|error| Error::BadIssuer(format!("its trust_roots are not PEM: {error}")))?;
+        roots
+            .add(certificate)
+            .map_err(|error| Error::BadIssuer(format!("a root cannot be used: {error}")))?;
+    }
+    Ok(roots)
+}
+
+type Answer = Result<BytesResponse, instant_acme::Error>;
+
+impl HttpClient for CaClient {
+    fn request(
+        &self,
+        request: Request<BodyWrapper<Bytes>>,
+    ) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
+        let client = self.client.clone();
+        Box::pin(async move {
+            let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+            let exchange = exchange(client, request, host.clone());
+            match tokio::time::timeout(REQUEST_TIMEOUT, exchange).await {
+                Ok(answer) => answer,
+                Err(_) => Err(other(Fault::TimedOut { host, after: REQUEST_TIMEOUT })),
+            }
+        })
+    }
+}
+
+async fn exchange(
+    client: Client<HttpsConnector<HttpConnector>, BodyWrapper<Bytes>>,
+    request: Request<BodyWrapper<Bytes>>,
+    host: String,
+) -> Answer {
+    let connection = |reason: String| other(Fault::Connection { host: host.clone(), reason });
+    let response = client.request(request).await.map_err(|error| {
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        connection(source.unwrap_or_else(|| error.to_string()))
+    })?;
+    let (parts, body) = response.into_parts();
+    let body = Limited::new(body, LARGEST_ANSWER)
+        .collect()
+        .await
+        .map_err(|error| connection(error.to_string()))?
+        .to_bytes();
+    if matches!(parts.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        let message = excerpt(&body);
+        return Err(other(Busy { message, retry_after: retry_after(&parts.headers) }));
+    }
+    if parts.status.is_server_error() || is_foreign_error(parts.status, &parts.headers) {
+        let excerpt = excerpt(&body);
+        return Err(other(Fault::NotAcme { host, status: parts.status, excerpt }));
+    }
+    Ok(BytesResponse { parts, body: Box::new(body) })
+}
+
+/// Whether this is an error that is not told as a problem document (RFC 7807).
+fn is_foreign_error(status: StatusCode, headers: &HeaderMap) -> bool {
+    let is_problem = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.contains("json"));
+    status.is_client_error() && !is_problem
+}
+
+/// Retry-After in seconds (RFC 9110 section 10.2.3). A CA that sends a date instead is treated as if it
+/// had sent nothing: the ordinary back-off applies.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+    text.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// The detail of a problem document, or else the beginning of the body.
+fn excerpt(body: &[u8]) -> String {
+    match serde_json::from_slice::<instant_acme::Problem>(body) {
+        Ok(problem) if problem.detail.is_some() => super::error::describe(&problem),
+        _ => String::from_utf8_lossy(&body[..body.len().min(200)]).trim().to_owned(),
+    }
+}
+
+fn other(error: impl std::error::Error + Send + Sync + 'static) -> instant_acme::Error {
+    instant_acme::Error::Other(Box::new(error))
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// For one request and its whole answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Far above any chain; bounds what a broken CA can make us hold.
+const LARGEST_ANSWER: usize = 1024 * 1024;

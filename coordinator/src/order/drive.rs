@@ -1,0 +1,261 @@
+//! One order, step after step, until it is over.
+
+use std::time::Duration;
+
+use chancery_shared::{failpoint::crash_point, retry::Policy, secret::Secret};
+use instant_acme::{
+    Account, AuthorizationStatus, ChallengeStatus, ChallengeType, Identifier as AcmeIdentifier,
+    NewOrder, OrderStatus,
+};
+
+use super::{
+    Error, Orders, error,
+    journal::{Entry, check_chain},
+    stage::{Step, next_step},
+};
+use crate::{
+    election::Leadership,
+    record::{Challenge, EventKind, Order, Stage},
+};
+
+/// An order being driven to its end.
+pub(super) struct Drive<'a> {
+    pub(super) orders: &'a Orders,
+    pub(super) leadership: &'a Leadership,
+    pub(super) account: &'a Account,
+    pub(super) entry: Entry,
+    /// The order as the CA last showed it.
+    pub(super) at_ca: Option<instant_acme::Order>,
+}
+
+impl Drive<'_> {
+    /// Does step after step.
+    pub(super) async fn finish(mut self) -> Result<(), Error> {
+        loop {
+            // Invariant 1: nothing leaves this process once the lease may be somebody else's.
+            self.leadership.check().map_err(|_| Error::SteppedDown)?;
+            let status = self.status().await?;
+            let step = next_step(&self.entry.order.stage, status);
+            tracing::debug!(stage = self.entry.order.stage.name(), ?status, ?step, "next step");
+            match step {
+                Step::PlaceOrder => self.place().await?,
+                Step::Present => self.present().await?,
+                Step::Validate => self.validate().await?,
+                Step::RecordValidated => {
+                    let (url, tokens) = self.journaled();
+                    self.advance(Stage::Validated { url, tokens }).await?;
+                    crash_point("order::validated");
+                }
+                Step::Finalize => self.finalize().await?,
+                Step::RecordFinalized => {
+                    let (url, tokens) = self.journaled();
+                    self.advance(Stage::Finalized { url, tokens }).await?;
+                    crash_point("order::finalized");
+                }
+                Step::AwaitIssuance => {
+                    self.await_change(OrderStatus::Processing).await?;
+                }
+                Step::Collect => return self.collect().await,
+                Step::Fail => return Err(self.why_invalid().await),
+            }
+        }
+    }
+
+    /// The order's status at the CA; `None` without an order URL.
+    async fn status(&mut self) -> Result<Option<OrderStatus>, Error> {
+        let Some(url) = self.entry.order.stage.url() else { return Ok(None) };
+        if self.at_ca.is_none() {
+            let fetched = self.account.order(url.to_owned()).await.map_err(Error::from);
+            let order = fetched.map_err(|error| match error {
+                // The CA has forgotten it, or it belongs to an account that is gone.
+                Error::Rejected { message } => Error::OrderUnknown(format!("{url}: {message}")),
+                other => other,
+            })?;
+            self.at_ca = Some(order);
+        }
+        Ok(self.at_ca.as_mut().map(|order| order.state().status))
+    }
+
+    async fn place(&mut self) -> Result<(), Error> {
+        let identifiers: Vec<AcmeIdentifier> = self
+            .entry
+            .order
+            .identifiers
+            .iter()
+            .map(|identifier| AcmeIdentifier::Dns(identifier.as_str().to_owned()))
+            .collect();
+        let order = self.account.new_order(&NewOrder::new(&identifiers)).await?;
+        crash_point("order::before-placed");
+        let url = order.url().to_owned();
+        self.at_ca = Some(order);
+        self.advance(Stage::Placed { url }).await?;
+        crash_point("order::placed");
+        Ok(())
+    }
+
+    /// Finds the answers of all pending challenges and stores them.
+    async fn present(&mut self) -> Result<(), Error> {
+        let mut answers = Vec::new();
+        let order = &self.entry.order;
+        let (id, certificate) = (order.id, order.certificate.clone());
+        let mut authorizations = known(&mut self.at_ca)?.authorizations();
+        while let Some(authorization) = authorizations.next().await {
+            let mut authorization = authorization?;
+            if authorization.status != AuthorizationStatus::Pending {
+                continue;
+            }
+            let identifier = authorization.identifier().to_string();
+            let offered = offered(&authorization);
+            let Some(challenge) = authorization.challenge(ChallengeType::Http01) else {
+                return Err(Error::NoChallenge { identifier, offered });
+            };
+            let identifier = identifier
+                .parse()
+                .map_err(|_| Error::BadIssuance(format!("authorization for {identifier}")))?;
+            let answer = Challenge {
+                order: id,
+                certificate: certificate.clone(),
+                identifier,
+                key_authorization: challenge.key_authorization().as_str().to_owned(),
+            };
+            answers.push((challenge.token.clone(), answer));
+        }
+        let entry = self.entry.clone();
+        self.entry = self.orders.journal.present(self.leadership, entry, answers).await?;
+        crash_point("order::presented");
+        Ok(())
+    }
+
+    /// Tells the CA that it can look, for each challenge that it has not looked at, then
+    /// waits until it has.
+    async fn validate(&mut self) -> Result<(), Error> {
+        self.leadership.check().map_err(|_| Error::SteppedDown)?;
+        let mut authorizations = known(&mut self.at_ca)?.authorizations();
+        while let Some(authorization) = authorizations.next().await {
+            let mut authorization = authorization?;
+            if authorization.status != AuthorizationStatus::Pending {
+                continue;
+            }
+            if let Some(mut challenge) = authorization.challenge(ChallengeType::Http01)
+                && challenge.status == ChallengeStatus::Pending
+            {
+                challenge.set_ready().await?;
+            }
+        }
+        crash_point("order::told-ready");
+        self.await_change(OrderStatus::Pending).await
+    }
+
+    async fn finalize(&mut self) -> Result<(), Error> {
+        let pkcs8 = self.orders.journal.private_key(&self.entry.order)?;
+        let csr = request_der(&self.entry.order, &pkcs8)?;
+        self.leadership.check().map_err(|_| Error::SteppedDown)?;
+        known(&mut self.at_ca)?.finalize_csr(&csr).await?;
+        crash_point("order::before-finalized");
+        let (url, tokens) = self.journaled();
+        self.advance(Stage::Finalized { url, tokens }).await?;
+        crash_point("order::finalized");
+        Ok(())
+    }
+
+    async fn collect(mut self) -> Result<(), Error> {
+        let pem = known(&mut self.at_ca)?.certificate().await?;
+        let pem = pem.ok_or_else(|| Error::CaUnreachable("the chain is not ready".to_owned()))?;
+        let pkcs8 = self.orders.journal.private_key(&self.entry.order)?;
+        let collected = check_chain(&self.entry.order, &pkcs8, &pem)?;
+        crash_point("order::collected");
+        let Self { orders, leadership, entry, .. } = self;
+        let issued = orders.journal.issued(leadership, &entry, collected).await?;
+        crash_point("order::issued");
+        let order = &entry.order;
+        tracing::info!(generation = %order.generation, serial = issued.serial, "issued");
+        orders.metrics.order_finished(&order.issuer, "issued");
+        let message = format!(
+            "generation {} issued by {}, serial {}, valid until {}",
+            order.generation, issued.issued_by, issued.serial, issued.not_after
+        );
+        orders.events.record(EventKind::CertificateIssued, order.certificate.as_str(), message);
+        Ok(())
+    }
+
+    /// Asks the CA until the order is no longer in `status`. The order's deadline bounds it.
+    async fn await_change(&mut self, status: OrderStatus) -> Result<(), Error> {
+        let mut waits = POLL.waits();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(waits.next_wait()) => {}
+                () = self.leadership.ended() => return Err(Error::SteppedDown),
+            }
+            if known(&mut self.at_ca)?.refresh().await?.status != status {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What the CA says of an order that it gave up.
+    async fn why_invalid(&mut self) -> Error {
+        let mut reasons = Vec::new();
+        if let Ok(order) = known(&mut self.at_ca) {
+            if let Some(problem) = &order.state().error {
+                reasons.push(error::describe(problem));
+            }
+            let mut authorizations = order.authorizations();
+            while let Some(Ok(authorization)) = authorizations.next().await {
+                let identifier = authorization.identifier().to_string();
+                let problems = authorization
+                    .challenges
+                    .iter()
+                    .filter_map(|challenge| challenge.error.as_ref());
+                reasons.extend(
+                    problems.map(|problem| format!("{identifier}: {}", error::describe(problem))),
+                );
+            }
+        }
+        if reasons.is_empty() {
+            reasons.push("the order is no longer valid, and the CA does not say why".to_owned());
+        }
+        Error::Rejected { message: reasons.join("; ") }
+    }
+
+    async fn advance(&mut self, stage: Stage) -> Result<(), Error> {
+        let entry = self.entry.clone();
+        self.entry = self.orders.journal.advance(self.leadership, entry, stage).await?;
+        Ok(())
+    }
+
+    /// URL and tokens for the next stage.
+    fn journaled(&self) -> (String, Vec<String>) {
+        let stage = &self.entry.order.stage;
+        (stage.url().unwrap_or_default().to_owned(), stage.tokens().to_vec())
+    }
+}
+
+/// The order as the CA last showed it: each step but the first has it.
+fn known(at_ca: &mut Option<instant_acme::Order>) -> Result<&mut instant_acme::Order, Error> {
+    at_ca.as_mut().ok_or_else(|| Error::CaUnreachable("the order was not fetched".to_owned()))
+}
+
+fn offered(authorization: &instant_acme::AuthorizationHandle<'_>) -> String {
+    let types: Vec<String> = authorization
+        .challenges
+        .iter()
+        .map(|challenge| format!("{:?}", challenge.r#type).to_lowercase())
+        .collect();
+    types.join(", ")
+}
+
+/// The certificate signing request of an order (RFC 8555 section 7.4, RFC 2986), DER.
+fn request_der(order: &Order, pkcs8: &Secret) -> Result<Vec<u8>, Error> {
+    let crypto = |error: rcgen::Error| Error::Crypto(error.to_string());
+    let der = rustls_pki_types::PrivatePkcs8KeyDer::from(pkcs8.expose_secret());
+    let key = rcgen::KeyPair::try_from(&der).map_err(crypto)?;
+    let names: Vec<String> = order.identifiers.iter().map(ToString::to_string).collect();
+    let mut params = rcgen::CertificateParams::new(names).map_err(crypto)?;
+    // The identifiers stand in the SAN extension; CAs ignore the subject.
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    Ok(params.serialize_request(&key).map_err(crypto)?.der().to_vec())
+}
+
+/// Between looks at an order that the CA is working on.
+const POLL: Policy =
+    Policy { first: Duration::from_millis(50), most: Duration::from_secs(5), factor: 2 };

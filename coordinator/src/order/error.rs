@@ -1,0 +1,219 @@
+//! Why an order could not go on, and what follows from that.
+
+use std::time::Duration;
+
+use instant_acme::Problem;
+
+use super::ca::{Busy, Fault};
+use crate::{seal, store};
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// This coordinator no longer leads. The journal stands for the one that does.
+    #[error("this coordinator no longer leads")]
+    SteppedDown,
+    /// The store refused or failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The CA could not be reached, or failed in a way that may pass.
+    #[error("the CA did not answer properly: {0}")]
+    CaUnreachable(String),
+    /// The CA asks for patience (RFC 8555 section 6.6).
+    #[error("the CA asks to wait: {message}")]
+    CaBusy {
+        /// What it said.
+        message: String,
+        /// How long, if it said.
+        retry_after: Option<Duration>,
+    },
+    /// The CA refused (RFC 8555 section 6.7).
+    #[error("the CA refused: {message}")]
+    Rejected {
+        /// What it said, subproblems included.
+        message: String,
+    },
+    /// The CA does not know the account (any longer).
+    #[error("the CA does not know the account")]
+    AccountUnknown,
+    /// The CA does not know the order (any longer).
+    #[error("the CA does not know the order {0} any longer")]
+    OrderUnknown(String),
+    /// An identifier cannot be validated with the challenges that the CA offers.
+    #[error(
+        "{identifier} cannot be validated: the CA offers {offered}, and only http-01 is supported"
+    )]
+    NoChallenge {
+        /// The identifier.
+        identifier: String,
+        /// The challenge types on offer.
+        offered: String,
+    },
+    /// What the CA issued cannot be used.
+    #[error("the CA issued something unusable: {0}")]
+    BadIssuance(String),
+    /// The issuer's specification cannot be used.
+    #[error("the issuer cannot be used: {0}")]
+    BadIssuer(String),
+    /// The order took too long.
+    #[error("it was not finished within its deadline; the last step was: {stage}")]
+    DeadlinePassed {
+        /// The stage it was in.
+        stage: &'static str,
+    },
+    /// A sealed record cannot be opened.
+    #[error(transparent)]
+    Seal(#[from] seal::Error),
+    /// Making a key or a CSR failed.
+    #[error("cannot make a key or a certificate signing request: {0}")]
+    Crypto(String),
+}
+
+/// What follows from an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Leave everything as it is: somebody else goes on.
+    Stop,
+    /// Read the journal again and repeat the step, after at least this long.
+    Repeat(Duration),
+    /// The order is over; try another after a while, at least this long.
+    Fail(Duration),
+}
+
+impl Error {
+    /// What follows from it.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::SteppedDown | Self::Store(store::Error::Fenced { .. }) => Class::Stop,
+            Self::Store(_) | Self::CaUnreachable(_) | Self::AccountUnknown => {
+                Class::Repeat(Duration::ZERO)
+            }
+            Self::CaBusy { retry_after: Some(wait), .. } if *wait > LONGEST_HELD => {
+                Class::Fail(*wait)
+            }
+            Self::CaBusy { retry_after, .. } => Class::Repeat(retry_after.unwrap_or_default()),
+            Self::Rejected { .. }
+            | Self::OrderUnknown(_)
+            | Self::NoChallenge { .. }
+            | Self::BadIssuance(_)
+            | Self::BadIssuer(_)
+            | Self::DeadlinePassed { .. }
+            | Self::Seal(_)
+            | Self::Crypto(_) => Class::Fail(Duration::ZERO),
+        }
+    }
+
+    /// Stable code, with a page in `docs/errors/`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::SteppedDown => "stepped-down",
+            Self::Store(_) => "store",
+            Self::CaUnreachable(_) => "ca-unreachable",
+            Self::CaBusy { .. } => "ca-busy",
+            Self::Rejected { .. } => "ca-rejected",
+            Self::AccountUnknown => "account-unknown",
+            Self::OrderUnknown(_) => "order-unknown",
+            Self::NoChallenge { .. } => "no-challenge",
+            Self::BadIssuance(_) => "bad-issuance",
+            Self::BadIssuer(_) => "bad-issuer",
+            Self::DeadlinePassed { .. } => "deadline-passed",
+            Self::Seal(_) => "seal",
+            Self::Crypto(_) => "crypto",
+        }
+    }
+}
+
+impl From<instant_acme::Error> for Error {
+    fn from(error: instant_acme::Error) -> Self {
+        match error {
+            instant_acme::Error::Api(problem) => of_problem(&problem),
+            instant_acme::Error::Other(other) => match other.downcast::<Busy>() {
+                Ok(busy) => Self::CaBusy { message: busy.message, retry_after: busy.retry_after },
+                Err(other) => match other.downcast::<Fault>() {
+                    Ok(fault) => Self::CaUnreachable(fault.to_string()),
+                    Err(other) => Self::CaUnreachable(with_sources(&*other)),
+                },
+            },
+            other => Self::CaUnreachable(with_sources(&other)),
+        }
+    }
+}
+
+/// An error document of the CA (RFC 8555 section 6.7), by what follows from it.
+fn of_problem(problem: &Problem) -> Error {
+    let kind = problem.r#type.as_deref().unwrap_or_default();
+    match kind.strip_prefix("urn:ietf:params:acme:error:").unwrap_or(kind) {
+        "badNonce" | "serverInternal" => Error::CaUnreachable(describe(problem)),
+        "rateLimited" => Error::CaBusy { message: describe(problem), retry_after: None },
+        "accountDoesNotExist" => Error::AccountUnknown,
+        _ => Error::Rejected { message: describe(problem) },
+    }
+}
+
+/// A problem document in one sentence, subproblems included.
+pub(super) fn describe(problem: &Problem) -> String {
+    let kind = problem.r#type.as_deref().unwrap_or("no type");
+    let kind = kind.strip_prefix("urn:ietf:params:acme:error:").unwrap_or(kind);
+    let mut text = format!("{} ({kind})", problem.detail.as_deref().unwrap_or("no detail"));
+    for subproblem in &problem.subproblems {
+        let detail = subproblem.detail.as_deref().unwrap_or("no detail");
+        text.push_str("; ");
+        text.push_str(detail);
+    }
+    text
+}
+
+/// An error and its sources, since those say what really happened.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let message = error.to_string();
+        if !text.ends_with(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// A live order waits this long at most for a busy CA; for longer it is given up, so that its
+/// place goes to another.
+const LONGEST_HELD: Duration = Duration::from_mins(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(kind: &str) -> Error {
+        let json = format!(
+            r#"{{"type":"urn:ietf:params:acme:error:{kind}","detail":"d",
+                "subproblems":[{{"detail":"inner"}}]}}"#
+        );
+        of_problem(&serde_json::from_str(&json).unwrap())
+    }
+
+    #[test]
+    fn what_may_pass_is_repeated_and_what_will_not_fails() {
+        assert_eq!(problem("badNonce").class(), Class::Repeat(Duration::ZERO));
+        assert_eq!(problem("rateLimited").class(), Class::Repeat(Duration::ZERO));
+        assert_eq!(problem("unauthorized").class(), Class::Fail(Duration::ZERO));
+        assert_eq!(problem("accountDoesNotExist").class(), Class::Repeat(Duration::ZERO));
+        assert!(problem("dns").to_string().contains("inner"));
+    }
+
+    #[test]
+    fn a_ca_that_asks_for_hours_does_not_hold_the_order() {
+        let wait = Duration::from_hours(6);
+        let busy = Busy { message: "slow down".to_owned(), retry_after: Some(wait) };
+        let error = Error::from(instant_acme::Error::Other(Box::new(busy)));
+        assert_eq!(error.class(), Class::Fail(wait));
+    }
+
+    #[test]
+    fn a_fenced_write_stops() {
+        let error = Error::from(store::Error::Fenced { epoch: chancery_shared::number::Epoch(3) });
+        assert_eq!(error.class(), Class::Stop);
+    }
+}

@@ -1,0 +1,228 @@
+//! Whether a certificate needs an order, when, and why. Pure: what is desired, what is so and the
+//! time in; a [`Decision`] out. Knows no store, no CA and no clock.
+//!
+//! The decision is an ordered list of checks; the first that speaks decides, and its
+//! words are what `chancery cert show` prints. A failed order delays whatever was decided.
+
+use std::time::Duration;
+
+use chancery_shared::{name::IssuerName, x509::Fingerprint};
+use jiff::Timestamp;
+
+use crate::record::{CertificateSpec, CertificateState, Issued, Order};
+
+/// All that a decision about one certificate depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// What the operator declared.
+    pub spec: &'a CertificateSpec,
+    /// What is so.
+    pub state: Option<&'a CertificateState>,
+    /// The order in the journal.
+    pub order: Option<&'a Order>,
+}
+
+/// What to do about a certificate, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Stable code of the reason.
+    pub code: &'static str,
+    /// The reason, for operators.
+    pub message: String,
+    /// When an order is to be made or taken up. In the past or present: now.
+    pub due: Timestamp,
+}
+
+impl Decision {
+    /// Whether there is something to do at `now`.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.due <= now
+    }
+}
+
+/// Decides about one certificate.
+pub fn decide(facts: &Facts<'_>, now: Timestamp) -> Decision {
+    if let Some(order) = facts.order {
+        return Decision {
+            code: "in-progress",
+            message: format!("an order is under way: {}", order.reason),
+            due: now,
+        };
+    }
+    let state = facts.state.cloned().unwrap_or_default();
+    let wanted = CHECKS
+        .iter()
+        .find_map(|check| check(facts.spec, &state, now))
+        .unwrap_or_else(|| unreachable!("the last check always speaks"));
+    delayed_by_failure(wanted, &state)
+}
+
+/// The issuer whose turn it is: the first, or after [`FAILURES_PER_ISSUER`] failures in a
+/// row the next one, and so on around.
+pub fn issuer_for<'a>(
+    spec: &'a CertificateSpec,
+    state: Option<&CertificateState>,
+) -> Option<&'a IssuerName> {
+    let failures = state.map_or(0, |state| state.failures);
+    let turn = (failures / FAILURES_PER_ISSUER) as usize % spec.issuers.len().max(1);
+    spec.issuers.get(turn)
+}
+
+/// How long to wait after the `failures`th failure in a row before the next try:
+/// `first`, ten times that, a hundred times that, then a day.
+pub fn wait_after(failures: u32, first: Duration) -> Duration {
+    let factor = 10_u32.saturating_pow(failures.saturating_sub(1));
+    first.checked_mul(factor).map_or(A_DAY, |wait| wait.min(A_DAY))
+}
+
+type Check = fn(&CertificateSpec, &CertificateState, Timestamp) -> Option<Decision>;
+
+/// In order; the first that speaks decides.
+const CHECKS: [Check; 7] = [
+    not_issued,
+    identifiers_changed,
+    key_type_changed,
+    issuer_removed,
+    renewal_requested,
+    expired,
+    lifetime,
+];
+
+fn not_issued(_: &CertificateSpec, state: &CertificateState, now: Timestamp) -> Option<Decision> {
+    state.issued.is_none().then(|| Decision {
+        code: "not-issued",
+        message: "it has never been issued".to_owned(),
+        due: now,
+    })
+}
+
+fn identifiers_changed(
+    spec: &CertificateSpec,
+    state: &CertificateState,
+    now: Timestamp,
+) -> Option<Decision> {
+    let issued = state.issued.as_ref()?;
+    let sorted = |identifiers: &[chancery_shared::identifier::Identifier]| {
+        let mut names = identifiers.to_vec();
+        names.sort();
+        names
+    };
+    // Order does not matter to a CA; a mere reordering costs no certificate.
+    (sorted(&spec.identifiers) != sorted(&issued.identifiers)).then(|| Decision {
+        code: "identifiers-changed",
+        message: "its identifiers have changed since it was issued".to_owned(),
+        due: now,
+    })
+}
+
+fn key_type_changed(
+    spec: &CertificateSpec,
+    state: &CertificateState,
+    now: Timestamp,
+) -> Option<Decision> {
+    let issued = state.issued.as_ref()?;
+    (spec.key_type != issued.key_type).then(|| Decision {
+        code: "key-type-changed",
+        message: format!("its key is {}, but {} is wanted", issued.key_type, spec.key_type),
+        due: now,
+    })
+}
+
+fn issuer_removed(
+    spec: &CertificateSpec,
+    state: &CertificateState,
+    now: Timestamp,
+) -> Option<Decision> {
+    let issued = state.issued.as_ref()?;
+    (!spec.issuers.contains(&issued.issuer)).then(|| Decision {
+        code: "issuer-removed",
+        message: format!("{}, which issued it, is no longer among its issuers", issued.issuer),
+        due: now,
+    })
+}
+
+fn renewal_requested(
+    _: &CertificateSpec,
+    state: &CertificateState,
+    now: Timestamp,
+) -> Option<Decision> {
+    let requested_at = state.renewal_requested_at?;
+    Some(Decision {
+        code: "renewal-requested",
+        message: format!("an operator asked for it at {}", seconds(requested_at)),
+        due: now,
+    })
+}
+
+fn expired(_: &CertificateSpec, state: &CertificateState, now: Timestamp) -> Option<Decision> {
+    let issued = state.issued.as_ref()?;
+    (issued.not_after <= now).then(|| Decision {
+        code: "expired",
+        message: format!("it expired at {}", seconds(issued.not_after)),
+        due: now,
+    })
+}
+
+fn lifetime(spec: &CertificateSpec, state: &CertificateState, now: Timestamp) -> Option<Decision> {
+    let issued = state.issued.as_ref()?;
+    let due = renew_at(spec, issued);
+    let share = if is_short(issued) { "half" } else { "a third" };
+    let message = if due <= now {
+        format!(
+            "less than {share} of its life is left, it expires at {}",
+            seconds(issued.not_after)
+        )
+    } else {
+        format!("it is to be renewed at {}, when about {share} of its life is left", seconds(due))
+    };
+    Some(Decision { code: "lifetime", message, due })
+}
+
+/// When about a third (half, for a life under ten days) of the life is left, up to a twentieth of
+/// the life earlier: spread by name, so that certificates issued together are not
+/// renewed together, and always the same for one bundle, so that a new leader decides as
+/// the old one did.
+pub fn renew_at(spec: &CertificateSpec, issued: &Issued) -> Timestamp {
+    let life_secs = issued.not_after.as_second() - issued.not_before.as_second();
+    let left_secs = if is_short(issued) { life_secs / 2 } else { life_secs / 3 };
+    let hash = Fingerprint::of(format!("{} {}", spec.name, issued.serial).as_bytes());
+    let share = i64::from(u16::from_be_bytes([hash.as_bytes()[0], hash.as_bytes()[1]]));
+    let spread_secs = life_secs / 20 * share / i64::from(u16::MAX);
+    let at_secs = issued.not_after.as_second() - left_secs - spread_secs;
+    Timestamp::from_second(at_secs).unwrap_or(issued.not_before)
+}
+
+fn is_short(issued: &Issued) -> bool {
+    issued.not_after.as_second() - issued.not_before.as_second() < TEN_DAYS_SECS
+}
+
+/// A failure holds back the next try, unless an operator asked for one since.
+fn delayed_by_failure(mut decision: Decision, state: &CertificateState) -> Decision {
+    let Some(failure) = &state.last_failure else { return decision };
+    if state.renewal_requested_at.is_some_and(|requested_at| requested_at > failure.at) {
+        return decision;
+    }
+    if decision.due < failure.retry_at {
+        decision.due = failure.retry_at;
+        decision.message = format!(
+            "{}; the last of {} failed tries was at {}, the next is at {}",
+            decision.message,
+            state.failures,
+            seconds(failure.at),
+            seconds(failure.retry_at),
+        );
+    }
+    decision
+}
+
+/// Without fractions, for people.
+fn seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+const FAILURES_PER_ISSUER: u32 = 3;
+const TEN_DAYS_SECS: i64 = 10 * 24 * 3600;
+const A_DAY: Duration = Duration::from_hours(24);
+
+#[cfg(test)]
+mod tests;

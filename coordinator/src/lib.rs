@@ -1,6 +1,9 @@
 //! Chancery's coordinator. See `docs/architecture.md` for the map.
 
+pub mod challenge;
+pub mod config;
 pub mod mirror;
+pub mod plan;
 pub mod record;
 pub mod seal;
 pub mod store;

@@ -64,8 +64,8 @@ impl Failure {
         Self::new(
             Exit::Unreachable,
             format!(
-                "the coordinator gave no answer within {}; what was asked may still take effect. \
-                 Look at its log, or allow more with --timeout",
+                "the coordinator gave no answer within {}; look at its log, or allow more with \
+                 --timeout. A change that was asked for may still take effect",
                 humantime::format_duration(limit)
             ),
         )

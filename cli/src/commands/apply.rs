@@ -14,6 +14,15 @@ use crate::{
 pub(super) async fn apply(context: &Context<'_>, args: &ApplyArgs) -> Result<(), Failure> {
     let output = context.output;
     let loaded = files::load(&args.files)?;
+    let nothing_declared =
+        loaded.desired.issuers.is_empty() && loaded.desired.certificates.is_empty();
+    if args.prune && args.yes && nothing_declared {
+        // More often a template that came out empty than a wish.
+        return Err(Failure::usage(
+            "the files declare nothing, so --prune would delete every issuer and certificate; \
+             if that is meant, run it on a terminal without --yes",
+        ));
+    }
     let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
     for warning in &warnings {
         output.warn(warning);

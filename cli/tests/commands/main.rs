@@ -117,6 +117,22 @@ async fn a_coordinator_that_cannot_be_reached_or_does_not_answer() {
 }
 
 #[tokio::test]
+async fn a_coordinator_that_hangs_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("admin.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            drop(stream);
+        }
+    });
+    let ended = chancery(&socket, &["status"]).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (3, ""), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("Status {"), "no debug print: {}", ended.stderr);
+    assert!(ended.stderr.contains("coordinator"), "{}", ended.stderr);
+}
+
+#[tokio::test]
 async fn the_coordinators_refusals_are_shown_in_its_words() {
     let fake = Fake::start(Script::default());
     let ended = chancery(&fake.socket, &["cert", "show", "www"]).await;
@@ -206,6 +222,16 @@ async fn wrong_files_never_reach_the_coordinator() {
     assert!(ended.stderr.contains(&format!("{file}:3: identifiers")), "{}", ended.stderr);
     assert!(ended.stderr.contains(&format!("{file}:5: labels.Role")), "{}", ended.stderr);
     assert_eq!(fake.calls(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn files_that_declare_nothing_do_not_prune_everything_unasked() {
+    let fake = Fake::start(Script { plan: Some(creates_www()), ..Script::default() });
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let args = ["apply", "--prune", "--yes", "-f", file.path().to_str().unwrap()];
+    let ended = chancery(&fake.socket, &args).await;
+    assert_eq!((ended.code, fake.calls().len()), (2, 0), "{}", ended.stderr);
+    assert!(ended.stderr.contains("declare nothing"), "{}", ended.stderr);
 }
 
 #[tokio::test]

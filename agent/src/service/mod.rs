@@ -1,0 +1,8 @@
+//! What an agent does to local services: test, reload, probe; and the order of it all.
+
+mod activate;
+mod command;
+mod probe;
+mod reload;
+
+pub(crate) use self::activate::{Activator, Failure, Outcome, Subject};

@@ -6,12 +6,17 @@
 //! - [`pebble`] is the certificate authority, [`gate`] stands in front of it to count, hold
 //!   and spoil requests, [`nginx`] is what gets the certificates, [`tls_client`] looks
 //!   at what is served.
+//! - [`coordinator`], [`agent`] and [`cli`] are our own programs, and [`world`] is all of
+//!   this together.
 //! - [`wait`] waits for a state. Nothing in here waits for time to pass.
 //!
 //! A program that is missing is an error that names the command to get it; it is never a
 //! reason to skip a test.
 
+pub mod agent;
 pub mod authority;
+pub mod cli;
+pub mod coordinator;
 pub mod gate;
 pub mod nginx;
 pub mod pebble;
@@ -21,3 +26,4 @@ pub mod scene;
 pub mod tls_client;
 pub mod tools;
 pub mod wait;
+pub mod world;

@@ -28,6 +28,11 @@ impl Scene {
         self.folder.as_ref().expect("taken only on drop").path()
     }
 
+    /// Leaves the folder there, and tells where it is.
+    pub fn keep(mut self) -> PathBuf {
+        self.folder.take().expect("taken only here and on drop").keep()
+    }
+
     /// A new folder inside it.
     pub fn folder(&self, name: &str) -> Result<PathBuf> {
         let path = self.path().join(name);
@@ -38,8 +43,9 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
+        let Some(folder) = &self.folder else { return };
         if thread::panicking() {
-            show_logs(self.path());
+            show_logs(folder.path());
         }
         if env::var_os("CHANCERY_KEEP").is_some()
             && let Some(folder) = self.folder.take()
@@ -66,7 +72,7 @@ pub fn play(test: impl AsyncFnOnce(&Scene) -> Result<()>) {
 }
 
 /// Prints the ends of all `*.log` files under `folder`.
-fn show_logs(folder: &Path) {
+pub fn show_logs(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();

@@ -17,6 +17,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -75,6 +76,17 @@ pub async fn post(
     send(address, name, request.body(Full::from(body))?, config).await
 }
 
+/// One request without TLS. Returns the status and the body.
+pub async fn get_plain(address: SocketAddr, path: &str) -> Result<(http::StatusCode, String)> {
+    let name = address.ip().to_string();
+    let request = request(Method::GET, path, address, &name).body(Full::default())?;
+    let answer = async {
+        let stream = TcpStream::connect(address).await.context("no connection")?;
+        exchange(stream, request).await
+    };
+    timeout(TIMEOUT, answer).await.context("no answer within ten seconds")?
+}
+
 /// The configuration of a client that speaks HTTP/1.1 and trusts these.
 pub fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>> {
     let config = match trust {
@@ -111,7 +123,7 @@ fn request(method: Method, path: &str, address: SocketAddr, name: &str) -> http:
 }
 
 async fn exchange(
-    stream: TlsStream<TcpStream>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: http::Request<Full<Bytes>>,
 ) -> Result<(http::StatusCode, String)> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))

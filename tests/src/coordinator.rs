@@ -1,0 +1,198 @@
+//! A real coordinator on the embedded store.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::cli::Cli;
+use crate::process::{self, Process};
+use crate::{ports, tls_client, tools, wait};
+
+/// How a coordinator is to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its name.
+    pub node: String,
+    /// Where it answers HTTP-01 challenges.
+    pub http01: SocketAddr,
+    /// How long its lease is good.
+    pub lease_ttl: String,
+    /// How many orders it works on at once.
+    pub concurrency: usize,
+    /// How long an order may take.
+    pub deadline: String,
+    /// What it logs, as `RUST_LOG` has it.
+    pub log: String,
+    /// Where it is to die: see `chancery_shared::failpoint`.
+    pub failpoints: String,
+}
+
+impl Options {
+    /// `node-1`, with short times.
+    pub fn new(http01: SocketAddr) -> Self {
+        Self {
+            node: "node-1".to_owned(),
+            http01,
+            lease_ttl: "5s".to_owned(),
+            concurrency: 8,
+            deadline: "2m".to_owned(),
+            log: "info".to_owned(),
+            failpoints: String::new(),
+        }
+    }
+}
+
+/// A coordinator, running or not. What it stored stays in its folder.
+#[derive(Debug)]
+pub struct Coordinator {
+    folder: PathBuf,
+    options: Options,
+    agents: SocketAddr,
+    http: SocketAddr,
+    process: Option<Process>,
+}
+
+impl Coordinator {
+    /// Writes its configuration into `folder`, and runs `init`.
+    pub async fn prepare(folder: &Path, options: Options) -> Result<Self> {
+        let coordinator = Self {
+            folder: folder.to_owned(),
+            options,
+            agents: ports::free()?,
+            http: ports::free()?,
+            process: None,
+        };
+        coordinator.write_config("")?;
+        let mut command = coordinator.command("init")?;
+        process::run(&mut command, wait::SOON).await?.success().context("init")?;
+        Ok(coordinator)
+    }
+
+    /// Prepares it, starts it, and waits until it is ready.
+    pub async fn start(folder: &Path, options: Options) -> Result<Self> {
+        let mut coordinator = Self::prepare(folder, options).await?;
+        coordinator.run().await?;
+        Ok(coordinator)
+    }
+
+    /// Starts it and waits until it is ready.
+    pub async fn run(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.wait_until_ready().await
+    }
+
+    /// Starts it, and waits for nothing: for a coordinator that is to die, or to refuse.
+    pub fn spawn(&mut self) -> Result<()> {
+        let mut command = self.command("run")?;
+        if !self.options.failpoints.is_empty() {
+            command.env("FAILPOINTS", &self.options.failpoints);
+        }
+        self.process = Some(Process::start("coordinator", &self.folder, &mut command)?);
+        Ok(())
+    }
+
+    /// Waits until `/readyz` says so. An error with its last words when it ends instead.
+    pub async fn wait_until_ready(&mut self) -> Result<()> {
+        let http = self.http;
+        let process = self.process.as_mut().context("the coordinator was not started")?;
+        wait::until("the coordinator to be ready", wait::SOON, async || {
+            process.must_run()?;
+            let (status, body) = tls_client::get_plain(http, "/readyz").await?;
+            ensure!(status.is_success(), "{status} {body}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Where it is to die from its next start; empty for nowhere.
+    pub fn set_failpoints(&mut self, failpoints: &str) {
+        failpoints.clone_into(&mut self.options.failpoints);
+    }
+
+    /// Writes the configuration anew, with more TOML at its end.
+    pub fn write_config(&self, more: &str) -> Result<()> {
+        let options = &self.options;
+        let folder = self.folder.display();
+        let mut text = format!("node = {:?}\n", options.node);
+        write!(
+            text,
+            "\n[store]\nembedded = {{ path = \"{folder}/store.redb\" }}\n\
+             \n[seal]\nkey_file = \"{folder}/seal.key\"\n\
+             \n[lease]\nttl = {:?}\n\
+             \n[agents]\nlisten = \"{}\"\n\
+             \n[admin]\nsocket = \"{}\"\n\
+             \n[http]\nlisten = \"{}\"\n\
+             \n[http01]\nlisten = \"{}\"\n\
+             \n[orders]\nconcurrency = {}\ndeadline = {:?}\n\
+             \n[log]\nformat = \"human\"\nfilter = {:?}\n{more}",
+            options.lease_ttl,
+            self.agents,
+            self.socket().display(),
+            self.http,
+            options.http01,
+            options.concurrency,
+            options.deadline,
+            options.log,
+        )?;
+        fs::write(self.config(), text).context("coordinator.toml cannot be written")
+    }
+
+    /// The command `chancery-coordinator WORD --config FILE`.
+    pub fn command(&self, word: &str) -> Result<Command> {
+        let mut command = Command::new(tools::binary("chancery-coordinator")?);
+        command.arg(word).arg("--config").arg(self.config()).env_remove("RUST_LOG");
+        Ok(command)
+    }
+
+    /// The CLI for it.
+    pub fn cli(&self) -> Cli {
+        Cli::new(&self.socket())
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("coordinator.toml")
+    }
+
+    /// The socket for operators.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("admin.sock")
+    }
+
+    /// The folder with its store, its seal key and its log.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where agents connect.
+    pub fn agents_address(&self) -> SocketAddr {
+        self.agents
+    }
+
+    /// Where it serves metrics and health.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// The text of `/metrics`.
+    pub async fn metrics(&self) -> Result<String> {
+        let (status, body) = tls_client::get_plain(self.http, "/metrics").await?;
+        ensure!(status.is_success(), "/metrics: {status} {body}");
+        Ok(body)
+    }
+
+    /// All that it printed since it was first started.
+    pub fn log(&self) -> Result<String> {
+        let path = self.folder.join("coordinator.log");
+        fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))
+    }
+
+    /// The running process.
+    pub fn process(&mut self) -> Result<&mut Process> {
+        self.process.as_mut().context("the coordinator was not started")
+    }
+}

@@ -193,7 +193,9 @@ impl StoreFile {
     fn explain_io(&self, error: &io::Error) -> Error {
         let path = self.path.display();
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Full(format!(
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => Error::Full(format!(
                 "{path}: {error}; make room on this file system, the coordinator then goes on by \
                  itself"
             )),

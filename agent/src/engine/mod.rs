@@ -36,7 +36,7 @@ use crate::{
     bundle::{Brief, Bundle},
     cache::{self, Cache},
     config::Config,
-    install::{self, BuildName, Layout, Staging, expected},
+    install::{self, BuildName, Layout, Staging},
     plan::{Batch, Plan, World, plan},
     report::Snapshot,
     service::{Activator, Outcome, Subject},
@@ -132,6 +132,7 @@ impl Engine {
     pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>, stop: CancellationToken) {
         self.pass().await;
         loop {
+            let due = self.due_in();
             tokio::select! {
                 () = stop.cancelled() => break,
                 event = events.recv() => {
@@ -142,7 +143,7 @@ impl Engine {
                     }
                 }
                 Some(ended) = self.running.join_next() => self.ended(ended),
-                () = self.something_due() => {}
+                () = wait(due) => {}
             }
             if self.gate.is_open(self.clock.monotonic()) {
                 self.pass().await;
@@ -160,14 +161,11 @@ impl Engine {
         self.save_and_publish();
     }
 
-    /// Waits until the next thing that has a time is due; for ever if there is none.
-    async fn something_due(&self) {
+    /// How long until the next thing that has a time is due; `None` if nothing has.
+    fn due_in(&self) -> Option<Duration> {
         let storage = self.waits.storage.map(|(at, _)| at);
         let due = [self.waits.plan, storage, self.gate.opens_at()].into_iter().flatten().min();
-        match due {
-            Some(at) => sleep(at.since(self.clock.monotonic())).await,
-            None => std::future::pending().await,
-        }
+        due.map(|at| at.since(self.clock.monotonic()))
     }
 
     /// Looks and does what there is to do.
@@ -301,6 +299,14 @@ impl Engine {
                 self.waits.storage = Some((at, failures));
             }
         }
+    }
+}
+
+/// Waits for `due`, for ever if there is nothing to wait for.
+async fn wait(due: Option<Duration>) {
+    match due {
+        Some(due) => sleep(due).await,
+        None => std::future::pending().await,
     }
 }
 

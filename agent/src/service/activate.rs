@@ -222,16 +222,22 @@ impl Run<'_> {
         certificates: &BTreeSet<CertName>,
     ) -> BTreeMap<CertName, String> {
         let deadline = Instant::now() + by.timeout;
-        let probes = certificates.iter().map(|certificate| async move {
+        let looked_for = certificates.iter().map(|certificate| {
             let subject = &self.subjects[certificate];
-            let seen = match by.sni.as_ref().or(subject.server_name.as_ref()) {
-                Some(name) => probe(&by.address, name, subject.leaf, deadline).await,
+            let name = by.sni.clone().or_else(|| subject.server_name.clone());
+            (certificate.clone(), name, subject.leaf)
+        });
+        let looked_for: Vec<_> = looked_for.collect();
+        let probes = stream::iter(looked_for).map(|(certificate, name, leaf)| async move {
+            let seen = match name {
+                Some(name) => probe(&by.address, &name, leaf, deadline).await,
                 None => Err("it has no name by which a service could be asked for it".to_owned()),
             };
-            Some((certificate.clone(), seen.err()?))
+            (certificate, seen)
         });
-        let probes = stream::iter(probes).buffer_unordered(PROBES_AT_ONCE);
-        probes.filter_map(std::future::ready).collect().await
+        let seen: Vec<_> = probes.buffer_unordered(PROBES_AT_ONCE).collect().await;
+        let missed = seen.into_iter().filter_map(|(name, seen)| Some((name, seen.err()?)));
+        missed.collect()
     }
 
     /// Puts the former builds of certificates back; those that went leave the batch.

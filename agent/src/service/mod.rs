@@ -5,4 +5,4 @@ mod command;
 mod probe;
 mod reload;
 
-pub(crate) use self::activate::{Activator, Failure, Outcome, Subject};
+pub(crate) use self::activate::{Activator, Failure, Outcome, Ran, Subject};

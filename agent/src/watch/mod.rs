@@ -1,0 +1,182 @@
+//! The connection to the coordinators: one at a time, the next one when it fails.
+//!
+//! It carries bundles to the engine and reports back, and knows nothing of files or
+//! services. When no coordinator answers, nothing here stops the engine.
+
+mod failure;
+mod session;
+
+use std::{sync::Arc, time::Duration};
+
+use chancery_shared::{
+    clock::SharedClock,
+    retry::{Policy, Waits},
+    secret::Secret,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::failure::Failure;
+use self::session::End;
+use crate::{
+    config::Config,
+    engine::Event,
+    identity::{self, Identity},
+    report::Snapshot,
+};
+
+/// What keeps the connection.
+pub(crate) struct Link {
+    pub(crate) config: Arc<Config>,
+    pub(crate) clock: SharedClock,
+    pub(crate) store: identity::Store,
+    pub(crate) identity: Identity,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) published: watch::Receiver<Arc<Snapshot>>,
+    /// The last revision that was passed on whole.
+    pub(crate) revision: u64,
+}
+
+impl Link {
+    /// Stays connected until told to stop; then sends what is still to be reported, if that
+    /// is quickly done.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let coordinators = self.config.coordinators.clone();
+        // Anywhere, so that a fleet with one list does not load one coordinator only.
+        let mut position = usize::from(Secret::random(1).expose_secret()[0]);
+        let mut trouble = Trouble::new();
+        loop {
+            let address = &coordinators[position % coordinators.len()];
+            let end = self.session(address, &stop).await;
+            if self.events.send(Event::Disconnected).await.is_err() {
+                return;
+            }
+            let pause = match end {
+                End::Stopped => return,
+                End::Rotated => continue,
+                End::Lost(failure) => trouble.lost(address, &failure),
+                End::Failed(failure) => trouble.failed(address, failure, coordinators.len()),
+            };
+            position += 1;
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// How long to wait after which failure, and what to say about it.
+struct Trouble {
+    waits: Waits,
+    slow: Waits,
+    /// Failures since the last round over all coordinators.
+    round: Vec<String>,
+    refusals: usize,
+    told: bool,
+}
+
+impl Trouble {
+    fn new() -> Self {
+        Self {
+            waits: Policy::CONNECT.waits(),
+            slow: SLOW.waits(),
+            round: Vec::new(),
+            refusals: 0,
+            told: false,
+        }
+    }
+
+    /// A connection that had worked has ended.
+    fn lost(&mut self, address: &str, failure: &Failure) -> Duration {
+        *self = Self::new();
+        match failure {
+            Failure::Refused(why) => tell_refusal(address, why),
+            why => tracing::warn!("the connection to the coordinator {address} has ended: {why}"),
+        }
+        self.waits.next_wait()
+    }
+
+    /// A connection could not be made. The others are tried at once; then it waits.
+    fn failed(&mut self, address: &str, failure: Failure, coordinators: usize) -> Duration {
+        match failure {
+            Failure::Refused(why) => {
+                tell_refusal(address, &why);
+                self.refusals += 1;
+                self.round.push(format!("{address}: {why}"));
+            }
+            Failure::Stranger(why) => self.round.push(format!(
+                "{address} is not a coordinator of the fleet that this agent joined ({why})"
+            )),
+            Failure::Unavailable(why) => self.round.push(format!("{address}: {why}")),
+        }
+        if self.round.len() < coordinators {
+            return Duration::ZERO;
+        }
+        let all = std::mem::take(&mut self.round).join("; ");
+        let refused = std::mem::take(&mut self.refusals) == coordinators;
+        if refused {
+            return self.slow.next_wait();
+        }
+        if self.told {
+            tracing::debug!("still no coordinator can be used: {all}");
+        } else {
+            tracing::warn!("no coordinator can be used; going on with what is on disk: {all}");
+            self.told = true;
+        }
+        self.waits.next_wait()
+    }
+}
+
+fn tell_refusal(address: &str, why: &str) {
+    tracing::error!(
+        "the coordinator {address} does not accept this agent's identity ({why}). What is on disk \
+         stays in use, but nothing is renewed any more. If the agent is still wanted: make a token \
+         with `chancery agent token create`, stop the agent, run `chancery-agent join`, and start \
+         it again"
+    );
+}
+
+/// For a refused identity: only a person can change that.
+const SLOW: Policy =
+    Policy { first: Duration::from_secs(30), most: Duration::from_mins(10), factor: 2 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unavailable() -> Failure {
+        Failure::Unavailable("refused".to_owned())
+    }
+
+    #[test]
+    fn every_coordinator_is_tried_before_it_waits() {
+        let mut trouble = Trouble::new();
+        for _ in 0..3 {
+            assert_eq!(trouble.failed("a:1", unavailable(), 3), Duration::ZERO);
+            assert_eq!(trouble.failed("b:1", unavailable(), 3), Duration::ZERO);
+            let pause = trouble.failed("c:1", unavailable(), 3);
+            assert!(pause >= Policy::CONNECT.first && pause <= 2 * Policy::CONNECT.most);
+        }
+    }
+
+    #[test]
+    fn only_a_refusal_by_all_slows_down() {
+        let mut trouble = Trouble::new();
+        let refused = || Failure::Refused("removed".to_owned());
+        assert_eq!(trouble.failed("a:1", refused(), 2), Duration::ZERO);
+        assert!(trouble.failed("b:1", unavailable(), 2) < SLOW.first);
+        assert_eq!(trouble.failed("a:1", refused(), 2), Duration::ZERO);
+        assert!(trouble.failed("b:1", refused(), 2) >= SLOW.first);
+    }
+
+    #[test]
+    fn a_connection_that_worked_is_soon_tried_again() {
+        let mut trouble = Trouble::new();
+        (0..20).for_each(|_| drop(trouble.failed("a:1", unavailable(), 1)));
+        assert!(trouble.lost("a:1", &unavailable()) <= 2 * Policy::CONNECT.first);
+    }
+}

@@ -25,6 +25,8 @@ pub struct Options {
     pub concurrency: usize,
     /// How long an order may take.
     pub deadline: String,
+    /// How long it waits after a first failed order.
+    pub retry_first: String,
     /// What it logs, as `RUST_LOG` has it.
     pub log: String,
     /// Where it is to die: see `chancery_shared::failpoint`.
@@ -40,6 +42,7 @@ impl Options {
             lease_ttl: "5s".to_owned(),
             concurrency: 8,
             deadline: "2m".to_owned(),
+            retry_first: "1s".to_owned(),
             log: "info".to_owned(),
             failpoints: String::new(),
         }
@@ -98,14 +101,14 @@ impl Coordinator {
     /// Waits until `/readyz` says so. An error with its last words when it ends instead.
     pub async fn wait_until_ready(&mut self) -> Result<()> {
         let http = self.http;
-        let process = self.process.as_mut().context("the coordinator was not started")?;
-        wait::until("the coordinator to be ready", wait::SOON, async || {
-            process.must_run()?;
-            let (status, body) = tls_client::get_plain(http, "/readyz").await?;
-            ensure!(status.is_success(), "{status} {body}");
-            Ok(())
-        })
-        .await
+        let what = "the coordinator to be ready";
+        self.process()?
+            .wait_until(what, wait::SOON, async || {
+                let (status, body) = tls_client::get_plain(http, "/readyz").await?;
+                ensure!(status.is_success(), "{status} {body}");
+                Ok(())
+            })
+            .await
     }
 
     /// Where it is to die from its next start; empty for nowhere.
@@ -127,7 +130,7 @@ impl Coordinator {
              \n[admin]\nsocket = \"{}\"\n\
              \n[http]\nlisten = \"{}\"\n\
              \n[http01]\nlisten = \"{}\"\n\
-             \n[orders]\nconcurrency = {}\ndeadline = {:?}\n\
+             \n[orders]\nconcurrency = {}\ndeadline = {:?}\nretry_first = {:?}\n\
              \n[log]\nformat = \"human\"\nfilter = {:?}\n{more}",
             options.lease_ttl,
             self.agents,
@@ -136,6 +139,7 @@ impl Coordinator {
             options.http01,
             options.concurrency,
             options.deadline,
+            options.retry_first,
             options.log,
         )?;
         fs::write(self.config(), text).context("coordinator.toml cannot be written")

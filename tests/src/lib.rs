@@ -25,5 +25,6 @@ pub mod process;
 pub mod scene;
 pub mod tls_client;
 pub mod tools;
+pub mod usage;
 pub mod wait;
 pub mod world;

@@ -142,13 +142,13 @@ impl Nginx {
     }
 
     async fn wait_until_ready(&mut self) -> Result<()> {
-        let (process, plain) = (&mut self.process, self.plain);
-        wait::until("nginx", wait::SOON, async || {
-            process.must_run()?;
-            tokio::net::TcpStream::connect(plain).await?;
-            anyhow::Ok(())
-        })
-        .await
+        let plain = self.plain;
+        self.process
+            .wait_until("nginx to answer", wait::SOON, async || {
+                tokio::net::TcpStream::connect(plain).await?;
+                Ok(())
+            })
+            .await
     }
 }
 

@@ -166,15 +166,15 @@ impl Pebble {
     async fn wait_until_ready(&mut self) -> Result<()> {
         self.dns.must_run()?;
         let config = self.client()?;
-        let (address, acme) = (self.address, &mut self.acme);
-        wait::until("Pebble's directory", wait::SOON, async || {
-            acme.must_run()?;
-            let (status, body) =
-                tls_client::get(address, "127.0.0.1", "/dir", config.clone()).await?;
-            ensure!(status.is_success() && body.contains("newOrder"), "{status} {body}");
-            Ok(())
-        })
-        .await
+        let address = self.address;
+        self.acme
+            .wait_until("Pebble's directory", wait::SOON, async || {
+                let (status, body) =
+                    tls_client::get(address, "127.0.0.1", "/dir", config.clone()).await?;
+                ensure!(status.is_success() && body.contains("newOrder"), "{status} {body}");
+                Ok(())
+            })
+            .await
     }
 
     async fn manage(&self, path: &str) -> Result<String> {

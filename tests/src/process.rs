@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal};
 
 use crate::wait;
@@ -58,32 +58,43 @@ impl Process {
 
     /// What it printed so far.
     pub fn log(&self) -> String {
-        fs::read(&self.log)
-            .map_or_else(|_| String::new(), |text| String::from_utf8_lossy(&text).into_owned())
+        read(&self.log)
     }
 
     /// Waits until it has printed `text`. An error when it ends before that.
     pub async fn wait_for_log(&mut self, text: &str, deadline: Duration) -> Result<()> {
+        let log = self.log.clone();
         let what = format!("{} to print {text:?}", self.name);
-        let found = wait::until(&what, deadline, async || {
+        self.wait_until(&what, deadline, async || {
+            let printed = read(&log);
+            ensure!(printed.contains(text), "it printed: {}", tail(&printed, 3));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits like [`wait::until`] for a state of this program. An error with its last words when
+    /// it ends before that.
+    pub async fn wait_until<T>(
+        &mut self,
+        what: &str,
+        deadline: Duration,
+        mut probe: impl AsyncFnMut() -> Result<T>,
+    ) -> Result<T> {
+        let found = wait::until(what, deadline, async || {
             let ended = self.ended()?;
-            // Read after the look at its end, so that its last words count.
-            if self.log().contains(text) {
-                return Ok(Ok(()));
-            }
-            match ended {
-                Some(status) => Ok(Err(status)),
-                None => Err(anyhow::anyhow!("it printed: {}", tail(&self.log(), 3))),
+            // Asked after the look at its end, so that its last words count.
+            match probe().await {
+                Ok(value) => Ok(Ok(value)),
+                Err(_) if ended.is_some() => Ok(Err(())),
+                Err(not_yet) => Err(not_yet),
             }
         });
-        match found.await? {
-            Ok(()) => Ok(()),
-            Err(status) => bail!(
-                "{} ended ({status}) before it printed {text:?}; its last words: {}",
-                self.name,
-                tail(&self.log(), 8)
-            ),
+        if let Ok(value) = found.await? {
+            return Ok(value);
         }
+        self.must_run()?;
+        bail!("{} ended", self.name)
     }
 
     /// Its exit status when it has ended.
@@ -203,6 +214,12 @@ pub async fn run(command: &mut Command, deadline: Duration) -> Result<Said> {
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
     })
+}
+
+/// What stands in a log so far.
+fn read(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// The last lines of a text, on one line.

@@ -1,7 +1,9 @@
 //! `cargo xtask demo` and `cargo xtask bench`: build what they run, then start them.
 
 use std::env;
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -34,13 +36,29 @@ pub(crate) fn bench(name: &str, json: Option<&Path>) -> Result<()> {
     build(&["--profile", "agent", "-p", "chancery-agent"])?;
     build(&["--release", "-p", "chancery-tests", "--bin", "chancery-bench"])?;
     let mut command = Command::new(cargo::target().join("release/chancery-bench"));
-    command.arg(name);
+    command.arg(name).env("CHANCERY_BIN_DIR", released()?);
     if let Some(json) = json {
         // The benchmark runs in the root of the workspace, the file is named from here.
         let here = env::current_dir().context("the current folder is gone")?;
         command.arg("--json").arg(here.join(json));
     }
     start(&mut command)
+}
+
+/// A folder with the programs as they are released, each from the folder of its profile.
+fn released() -> Result<PathBuf> {
+    let target = cargo::target();
+    let folder = target.join("released");
+    fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    for (program, profile) in
+        [("chancery-coordinator", "release"), ("chancery", "release"), ("chancery-agent", "agent")]
+    {
+        let link = folder.join(program);
+        let _ = fs::remove_file(&link);
+        symlink(target.join(profile).join(program), &link)
+            .with_context(|| format!("{} cannot be linked", link.display()))?;
+    }
+    Ok(folder)
 }
 
 /// Unlike [`run::run`] this leaves the terminal to the program, and the signals: it cleans up

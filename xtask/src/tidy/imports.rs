@@ -10,7 +10,7 @@ pub(super) fn check(files: &[File]) -> Vec<Problem> {
         if let Some(member) = MEMBERS.iter().find(|member| file.path.starts_with(member.folder)) {
             problems.extend(direction(file, member));
         }
-        if file.is_rust() && PURE.iter().any(|room| room.has(&file.path)) {
+        if file.is_rust() && !file.test && PURE.iter().any(|room| room.has(&file.path)) {
             problems.extend(purity(file));
         }
     }

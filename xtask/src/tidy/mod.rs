@@ -42,6 +42,8 @@ struct File {
     /// From the root of the repository.
     path: String,
     text: String,
+    /// Whether it is compiled for tests only.
+    test: bool,
 }
 
 impl File {
@@ -83,12 +85,44 @@ fn files() -> Result<Vec<File>> {
     for path in paths {
         // Deleted but not yet committed, or not text: nothing to check.
         let Ok(text) = fs::read_to_string(cargo::root().join(path)) else { continue };
-        files.push(File { path: path.to_owned(), text });
+        files.push(File { path: path.to_owned(), text, test: false });
     }
+    mark_tests(&mut files);
     Ok(files)
+}
+
+/// Finds the files that other files declare for tests only.
+fn mark_tests(files: &mut [File]) {
+    let sources = files.iter().filter(|file| file.is_rust());
+    let modules: Vec<String> =
+        rust.flat_map(|file| source::test_modules(&file.path, &source::code(&file.text))).collect();
+    for file in files {
+        file.test = modules.iter().any(|module| {
+            let rest = file.path.strip_prefix(module.as_str());
+            rest.is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        });
+    }
 }
 
 #[cfg(test)]
 fn file(path: &str, text: &str) -> File {
-    File { path: path.to_owned(), text: text.to_owned() }
+    File { path: path.to_owned(), text: text.to_owned(), test: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_tests_are_known_by_their_declaration() {
+        let mut files = [
+            file("a/src/b/mod.rs", "#[cfg(test)]\nmod suite;\nmod real;"),
+            file("a/src/b/suite.rs", ""),
+            file("a/src/b/suite/part.rs", ""),
+            file("a/src/b/real.rs", ""),
+            file("a/src/b/suites.rs", ""),
+        ];
+        mark_tests(&mut files);
+        assert_eq!(files.map(|file| file.test), [false, true, true, false, false]);
+    }
 }

@@ -18,7 +18,7 @@ pub(super) fn check(files: &[File], exceptions: &str) -> Vec<Problem> {
         }
     };
     let mut sizes = Vec::new();
-    for file in files.iter().filter(|file| file.is_rust()) {
+    for file in files.iter().filter(|file| file.is_rust() && !file.test) {
         sizes.extend(measure(file));
     }
     let mut problems: Vec<Problem> =

@@ -40,6 +40,23 @@ pub(super) fn without_tests(code: &str) -> &str {
     code
 }
 
+/// Where the modules stand, as paths without `.rs`, that the file at `path` declares for tests
+/// only.
+pub(super) fn test_modules(path: &str, code: &str) -> Vec<String> {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let folder = match name {
+        "mod.rs" | "lib.rs" | "main.rs" => folder,
+        _ => path.trim_end_matches(".rs"),
+    };
+    let after = code.split("#[cfg(test)]").skip(1).filter_map(|after| {
+        let (declared, _) = after.split_once(';')?;
+        let declared = declared.trim();
+        let name = declared.strip_prefix("pub(crate) ").unwrap_or(declared).strip_prefix("mod ")?;
+        name.chars().all(is_word).then(|| format!("{folder}/{name}"))
+    });
+    after.collect()
+}
+
 /// A function with a body.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Function {
@@ -205,6 +222,14 @@ mod tests {
                 Function { name: "two".to_owned(), line: 3, lines: 5 },
             ]
         );
+    }
+
+    #[test]
+    fn modules_for_tests_are_found_where_they_stand() {
+        let code = "#[cfg(test)]\nmod tests;\n#[cfg(test)]\nfn one() {}\nmod real;\n\
+                    #[cfg(test)]\npub(crate) mod suite;";
+        assert_eq!(test_modules("a/src/mod.rs", code), ["a/src/tests", "a/src/suite"]);
+        assert_eq!(test_modules("a/src/b.rs", code), ["a/src/b/tests", "a/src/b/suite"]);
     }
 
     #[test]

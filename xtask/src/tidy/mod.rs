@@ -94,8 +94,9 @@ fn files() -> Result<Vec<File>> {
 /// Finds the files that other files declare for tests only.
 fn mark_tests(files: &mut [File]) {
     let sources = files.iter().filter(|file| file.is_rust());
-    let modules: Vec<String> =
-        rust.flat_map(|file| source::test_modules(&file.path, &source::code(&file.text))).collect();
+    let modules: Vec<String> = sources
+        .flat_map(|file| source::test_modules(&file.path, &source::code(&file.text)))
+        .collect();
     for file in files {
         file.test = modules.iter().any(|module| {
             let rest = file.path.strip_prefix(module.as_str());

@@ -258,6 +258,23 @@ mod tests {
     }
 
     #[test]
+    fn a_wrapper_starts_the_program_with_its_libraries() {
+        let place = std::env::temp_dir().join(format!("xtask-wrapper-{}", std::process::id()));
+        let libraries = place.join("libraries/usr/lib/some-machine");
+        fs::create_dir_all(&libraries).unwrap();
+        fs::create_dir_all(place.join("bin")).unwrap();
+        symlink("/usr/bin/env", place.join("bin/program")).unwrap();
+        let link = place.join("wrapper");
+        write_wrapper(&link, &place, "bin/program").unwrap();
+        let said = run::output(Command::new(&link).args(["sh", "-c", "echo $LD_LIBRARY_PATH $1"]));
+        let said = said.unwrap();
+        fs::remove_dir_all(&place).unwrap();
+        let expected =
+            format!("{}:{}", libraries.display(), place.join("libraries/usr/lib").display());
+        assert_eq!(said.trim(), expected);
+    }
+
+    #[test]
     fn help_names_the_package_and_the_place() {
         let text = TOOLS[0].by_hand(Path::new("/t"));
         assert!(text.contains("`pebble` of sid"), "{text}");

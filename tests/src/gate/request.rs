@@ -2,6 +2,7 @@
 
 use http::header::LOCATION;
 use http::{Method, Response, StatusCode, request};
+use tokio::time::Instant;
 
 /// What a request is for (RFC 8555 section 7.1), by the paths that Pebble uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,6 +63,8 @@ impl Endpoint {
 /// A request that came to the gate.
 #[derive(Debug, Clone)]
 pub struct Seen {
+    /// When it came.
+    pub at: Instant,
     /// What it is for.
     pub endpoint: Endpoint,
     /// Its method.
@@ -77,6 +80,7 @@ pub struct Seen {
 impl Seen {
     pub(super) fn new(endpoint: Endpoint, parts: &request::Parts) -> Self {
         Self {
+            at: Instant::now(),
             endpoint,
             method: parts.method.clone(),
             path: parts.uri.path().to_owned(),

@@ -85,6 +85,7 @@ impl Fetcher {
             "Dir::Etc::SourceParts=/dev/null",
             "Dir::Etc::Preferences=/dev/null",
             "Dir::Etc::PreferencesParts=/dev/null",
+            "Acquire::Retries=3",
             // Only what is needed to download: no translations, no desktop catalogue.
             "Acquire::Languages=none",
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",

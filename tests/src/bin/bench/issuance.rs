@@ -17,10 +17,10 @@ const CERTIFICATES: u32 = 200;
 /// Each side has a Pebble of its own, fresh, that takes every challenge as met.
 pub(crate) async fn measure() -> Result<Report> {
     let scene = Scene::new()?;
-    report::progress(&format!("{CERTIFICATES} certificates by Chancery"));
-    let ours = chancery(&scene).await?;
     report::progress(&format!("{CERTIFICATES} certificates by lego"));
     let peer = lego(&scene).await?;
+    report::progress(&format!("they took {:.1} s; now by Chancery", peer.time.as_secs_f64()));
+    let ours = chancery(&scene).await?;
     let count = f64::from(CERTIFICATES);
     let rate = |took: &Took| count / took.time.as_secs_f64();
     let cpu = |took: &Took| took.cpu.as_secs_f64() * 1000.0 / count;

@@ -92,15 +92,14 @@ pub async fn run(config: Config, token: TokenSource, stop: CancellationToken) ->
     let clock = SystemClock::shared();
     let _lock = lock(&config.state_dir)?;
     let store = identity::Store::new(config.state_dir.clone());
-    let identity = match store.load()? {
-        Some(identity) => identity,
-        None => {
-            let token = token()?.ok_or(Error::NotJoined)?.parse::<JoinToken>()?;
-            let joining = identity::join(&config, &store, &token, &clock, None);
-            tokio::select! {
-                identity = joining => joined(identity?),
-                () = stop.cancelled() => return Ok(()),
-            }
+    let identity = if let Some(identity) = store.load()? {
+        identity
+    } else {
+        let token = token()?.ok_or(Error::NotJoined)?.parse::<JoinToken>()?;
+        let joining = identity::join(&config, &store, &token, &clock, None);
+        tokio::select! {
+            identity = joining => joined(identity?),
+            () = stop.cancelled() => return Ok(()),
         }
     };
     tracing::info!(

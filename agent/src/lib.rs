@@ -38,6 +38,8 @@ mod plan;
 mod report;
 mod service;
 mod state;
+#[cfg(test)]
+mod testing;
 mod text;
 mod watch;
 

@@ -90,7 +90,7 @@ struct Failure {
 }
 
 impl Failure {
-    fn usage(error: impl ToString) -> Self {
+    fn usage(error: &impl ToString) -> Self {
         Self { message: error.to_string(), code: 2 }
     }
 }
@@ -136,11 +136,11 @@ fn execute(command: Command) -> Result<(), Failure> {
 }
 
 fn load(file: &ConfigFile) -> Result<Config, Failure> {
-    Config::load(&file.path).map_err(Failure::usage)
+    Config::load(&file.path).map_err(|error| Failure::usage(&error))
 }
 
 fn start_logging(config: &Config) -> Result<(), Failure> {
-    telemetry::init(&config.log).map_err(Failure::usage)
+    telemetry::init(&config.log).map_err(|error| Failure::usage(&error))
 }
 
 /// One thread: an agent has little to do, and should cost little.

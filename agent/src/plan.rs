@@ -174,7 +174,9 @@ impl Plan {
         candidates.retain(|_, (certificate, _)| {
             let waiting = certificate.pending().filter(|name| !attempted.contains(name));
             let waits: Vec<_> = waiting.map(|name| service(name).retry_at).collect();
-            waits.iter().for_each(|at| self.wake(*at));
+            for at in &waits {
+                self.wake(*at);
+            }
             waits.is_empty()
         });
         while let Some((name, _)) = candidates.iter().next() {
@@ -292,3 +294,6 @@ impl Certificate {
         former.into_iter().take(surplus)
     }
 }
+
+#[cfg(test)]
+mod tests;

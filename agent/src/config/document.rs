@@ -103,8 +103,8 @@ impl<'a> Section<'a> {
     /// The value of `key`, if it is there.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Value<'a>> {
         self.known.push(key);
-        let value = self.table.get(key)?;
-        Some(Value { path: self.key(key), value, problems: self.problems })
+        let spanned = self.table.get(key)?;
+        Some(Value { path: self.key(key), spanned, problems: self.problems })
     }
 
     /// The value of `key`; a problem if it is not there.
@@ -148,14 +148,14 @@ impl<'a> Section<'a> {
 /// A value of the document.
 pub(super) struct Value<'a> {
     path: String,
-    value: &'a Spanned<DeValue<'a>>,
+    spanned: &'a Spanned<DeValue<'a>>,
     problems: &'a Problems<'a>,
 }
 
 impl<'a> Value<'a> {
     /// Notes what is wrong with this value.
     pub(super) fn wrong(&self, reason: impl Into<String>) {
-        let span = self.value.span();
+        let span = self.spanned.span();
         self.problems.add(Problem {
             line: Some(self.problems.line(&span)),
             key: self.path.clone(),
@@ -165,15 +165,15 @@ impl<'a> Value<'a> {
     }
 
     pub(super) fn as_str(&self) -> Option<&'a str> {
-        self.value.get_ref().as_str()
+        self.spanned.get_ref().as_str()
     }
 
     pub(super) fn is_false(&self) -> bool {
-        self.value.get_ref().as_bool() == Some(false)
+        self.spanned.get_ref().as_bool() == Some(false)
     }
 
     pub(super) fn is_array(&self) -> bool {
-        self.value.get_ref().as_array().is_some()
+        self.spanned.get_ref().as_array().is_some()
     }
 
     pub(super) fn string(&self) -> Option<&'a str> {
@@ -195,7 +195,7 @@ impl<'a> Value<'a> {
     }
 
     pub(super) fn integer(&self, range: std::ops::RangeInclusive<usize>) -> Option<usize> {
-        let number = self.value.get_ref().as_integer().and_then(|integer| {
+        let number = self.spanned.get_ref().as_integer().and_then(|integer| {
             usize::from_str_radix(&integer.as_str().replace('_', ""), integer.radix()).ok()
         });
         let number = number.filter(|number| range.contains(number));
@@ -207,13 +207,13 @@ impl<'a> Value<'a> {
 
     /// The elements of a list.
     pub(super) fn list(&self) -> Option<Vec<Value<'a>>> {
-        let Some(array) = self.value.get_ref().as_array() else {
+        let Some(array) = self.spanned.get_ref().as_array() else {
             self.wrong("a list in square brackets is expected");
             return None;
         };
-        let element = |(i, value)| Value {
+        let element = |(i, spanned)| Value {
             path: format!("{}[{i}]", self.path),
-            value,
+            spanned,
             problems: self.problems,
         };
         Some(array.iter().enumerate().map(element).collect())
@@ -221,7 +221,7 @@ impl<'a> Value<'a> {
 
     /// A table.
     pub(super) fn section(&self) -> Option<Section<'a>> {
-        if let DeValue::Table(table) = self.value.get_ref() {
+        if let DeValue::Table(table) = self.spanned.get_ref() {
             let path = self.path.clone();
             return Some(Section { path, table, known: Vec::new(), problems: self.problems });
         }

@@ -145,7 +145,9 @@ impl Config {
     pub fn parse(file: &Path, text: &str) -> Result<Self, Error> {
         let problems = document::Problems::new(text);
         let (table, errors) = DeTable::parse_recoverable(text);
-        errors.iter().for_each(|error| problems.syntax(error));
+        for error in &errors {
+            problems.syntax(error);
+        }
         // With broken syntax, half a document would be blamed for what is missing.
         let config = if errors.is_empty() {
             read::config(document::Section::root(table.get_ref(), &problems))

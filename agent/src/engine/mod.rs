@@ -12,6 +12,8 @@
 mod gate;
 mod outcome;
 mod receive;
+#[cfg(test)]
+mod tests;
 mod world;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -164,7 +166,10 @@ impl Engine {
     /// How long until the next thing that has a time is due; `None` if nothing has.
     fn due_in(&self) -> Option<Duration> {
         let storage = self.waits.storage.map(|(at, _)| at);
-        let due = [self.waits.plan, storage, self.gate.opens_at()].into_iter().flatten().min();
+        // A certificate that could not even be looked at is not part of the plan.
+        let certificates = self.waits.certificates.values().min().copied();
+        let due = [self.waits.plan, certificates, storage, self.gate.opens_at()];
+        let due = due.into_iter().flatten().min();
         due.map(|at| at.since(self.clock.monotonic()))
     }
 
@@ -315,7 +320,9 @@ fn wait_after(policy: Policy, failures: u32) -> Duration {
     let mut waits = policy.waits();
     // Long past the longest wait of any sensible policy.
     let before = failures.saturating_sub(1).min(32);
-    (0..before).for_each(|_| drop(waits.next_wait()));
+    for _ in 0..before {
+        let _ = waits.next_wait();
+    }
     waits.next_wait()
 }
 

@@ -145,7 +145,9 @@ impl Store {
         let parts = [header.as_str(), key.as_str(), chain.as_str()];
         // Sized once, so that no copy of the key is left behind by a growing buffer.
         let mut text = Zeroizing::new(String::with_capacity(parts.iter().map(|p| p.len()).sum()));
-        parts.iter().for_each(|part| text.push_str(part));
+        for part in parts {
+            text.push_str(part);
+        }
         durable::write_file(&self.path(), text.as_bytes(), 0o600)?;
         crash_point("identity::stored");
         Ok(())

@@ -16,6 +16,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     sync::Arc,
 };
 
@@ -287,10 +288,12 @@ impl Run<'_> {
                 continue;
             }
             match self.run_reload(name, &step.certificates).await {
-                Ok(()) => went.words.push_str(&format!(", {name} was reloaded again")),
+                Ok(()) => {
+                    let _ = write!(went.words, ", {name} was reloaded again");
+                }
                 Err(why) => {
                     tracing::error!(service = %name, "the reload with the former files: {why}");
-                    went.words.push_str(&format!(", reloading {name} again failed too ({why})"));
+                    let _ = write!(went.words, ", reloading {name} again failed too ({why})");
                 }
             }
         }
@@ -334,7 +337,9 @@ impl Run<'_> {
     /// Takes a certificate out of the batch.
     fn leave(&mut self, certificate: &CertName) {
         self.switches.remove(certificate);
-        self.steps.values_mut().for_each(|step| drop(step.remove(certificate)));
+        for step in self.steps.values_mut() {
+            step.remove(certificate);
+        }
         self.outcome.active.retain(|(_, active)| active != certificate);
     }
 

@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(error, "sh did not end within 2s");
         let pid = std::fs::read_to_string(pid_file).unwrap();
         let stat = format!("/proc/{}/stat", pid.trim());
-        tokio::time::timeout(LONG, async {
+        timeout(LONG, async {
             // Gone, or a zombie that waits for init.
             while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -179,7 +179,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_daemon_left_behind_does_not_hold_up_the_end() {
-        let waited = tokio::time::timeout(LONG, shell("sleep 60 & exit 0", LONG)).await;
+        let waited = timeout(LONG, shell("sleep 60 & exit 0", LONG)).await;
         assert_eq!(waited.unwrap(), Ok(()));
     }
 }

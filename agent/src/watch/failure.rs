@@ -68,7 +68,7 @@ impl fmt::Display for Failure {
 fn readable(status: &Status) -> String {
     let mut text = status.message().to_owned();
     if text.is_empty() {
-        text = status.code().description().to_owned();
+        status.code().description().clone_into(&mut text);
     }
     if let Some(source) = status.source() {
         let source = text::chain(source);

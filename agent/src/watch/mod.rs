@@ -176,7 +176,9 @@ mod tests {
     #[test]
     fn a_connection_that_worked_is_soon_tried_again() {
         let mut trouble = Trouble::new();
-        (0..20).for_each(|_| drop(trouble.failed("a:1", unavailable(), 1)));
+        for _ in 0..20 {
+            let _ = trouble.failed("a:1", unavailable(), 1);
+        }
         assert!(trouble.lost("a:1", &unavailable()) <= 2 * Policy::CONNECT.first);
     }
 }

@@ -21,6 +21,11 @@
 //! million a year, which is 400 years to the bound. Counters would allow more and would be a
 //! disaster after a restored backup, which random nonces survive.
 //!
+//! # Rotation
+//!
+//! [`rotation`] adds a data key, seals again what is under older ones, and drops these when
+//! nothing needs them.
+//!
 //! # Memory
 //!
 //! Plaintext lives in [`Secret`], which is wiped when dropped and prints nothing. Buffers
@@ -37,16 +42,23 @@ use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
     rand,
 };
-use chancery_shared::{durable, number::Generation, secret::Secret};
+use chancery_shared::{
+    durable,
+    name::{CertName, IssuerName},
+    number::Generation,
+    secret::Secret,
+};
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use crate::{
+    election::SteppedDown,
     record::{self, DataKey, DecodeError, SealRing, Sealed, key},
     store::{self, Batch, Store},
 };
 
 mod key_file;
+pub mod rotation;
 
 pub use key_file::KeyFile;
 
@@ -227,7 +239,27 @@ impl fmt::Debug for Sealer {
     }
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    /// The private key of a bundle.
+    pub fn bundle(certificate: &'a CertName, generation: Generation) -> Self {
+        Self { kind: "bundle", name: certificate.as_str(), generation }
+    }
+
+    /// The private key of a bundle that is being ordered.
+    pub fn order(certificate: &'a CertName, generation: Generation) -> Self {
+        Self { kind: "order", name: certificate.as_str(), generation }
+    }
+
+    /// The key of an ACME account.
+    pub fn account(issuer: &'a IssuerName) -> Self {
+        Self { kind: "account", name: issuer.as_str(), generation: Generation(0) }
+    }
+
+    /// The key of the internal CA.
+    pub fn authority() -> Self {
+        Self { kind: "authority", name: "internal", generation: Generation(0) }
+    }
+
     /// Unambiguous: whatever can have any length is preceded by its length.
     fn additional_data(&self, data_key: u32) -> Vec<u8> {
         let mut data = b"chancery-seal-v1 record\0".to_vec();
@@ -332,6 +364,9 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// The term of leadership has ended.
+    #[error(transparent)]
+    SteppedDown(#[from] SteppedDown),
 }
 
 fn aes(key: &Secret) -> LessSafeKey {

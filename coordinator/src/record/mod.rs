@@ -16,6 +16,8 @@ mod agent;
 mod authority;
 mod certificate;
 mod event;
+#[cfg(test)]
+mod golden;
 pub mod key;
 mod order;
 

@@ -2,6 +2,7 @@
 
 pub mod challenge;
 pub mod config;
+pub mod election;
 pub mod mirror;
 pub mod plan;
 pub mod record;

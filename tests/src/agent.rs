@@ -31,6 +31,7 @@ pub struct Agent {
     name: String,
     folder: PathBuf,
     failpoints: String,
+    log: String,
     process: Option<Process>,
 }
 
@@ -46,6 +47,7 @@ impl Agent {
             name: name.to_owned(),
             folder: folder.to_owned(),
             failpoints: String::new(),
+            log: "debug".to_owned(),
             process: None,
         };
         agent.write_config(coordinators, services, "")?;
@@ -67,7 +69,7 @@ impl Agent {
         );
         // A failed deployment is tried again soon: tests wait for that.
         text.push_str("\n[retry]\nfirst = \"200ms\"\nmost = \"2s\"\n");
-        text.push_str("\n[log]\nformat = \"human\"\nfilter = \"debug\"\n");
+        text.push_str("\n[log]\nformat = \"human\"\n");
         for service in services {
             writeln!(
                 text,
@@ -108,10 +110,16 @@ impl Agent {
         failpoints.clone_into(&mut self.failpoints);
     }
 
+    /// What it logs from its next start, as `RUST_LOG` has it.
+    pub fn set_log(&mut self, filter: &str) {
+        filter.clone_into(&mut self.log);
+    }
+
     /// The command `chancery-agent WORD --config FILE`.
     pub fn command(&self, word: &str) -> Result<Command> {
         let mut command = Command::new(tools::binary("chancery-agent")?);
         command.arg(word).arg("--config").arg(self.config()).env_remove("RUST_LOG");
+        command.env("CHANCERY_LOG", &self.log);
         Ok(command)
     }
 

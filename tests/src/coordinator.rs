@@ -182,6 +182,11 @@ impl Coordinator {
         self.http
     }
 
+    /// Where it answers HTTP-01 challenges.
+    pub fn http01_address(&self) -> SocketAddr {
+        self.options.http01
+    }
+
     /// The text of `/metrics`.
     pub async fn metrics(&self) -> Result<String> {
         let (status, body) = tls_client::get_plain(self.http, "/metrics").await?;

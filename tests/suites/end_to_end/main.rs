@@ -3,4 +3,11 @@
 //! One module for each topic. Each test has its own servers on its own ports; run them with
 //! `cargo xtask test end_to_end`.
 
+mod bad_input;
+mod center;
+mod crash_coordinator;
 mod harness;
+mod issuance;
+mod peer;
+mod refusals;
+mod secrets;

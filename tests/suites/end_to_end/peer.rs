@@ -27,10 +27,7 @@ pub(crate) struct Identity {
 
 impl Identity {
     /// Joins with a token, as an agent would. The inner error is what the coordinator says.
-    pub(crate) async fn join(
-        address: SocketAddr,
-        token: &str,
-    ) -> Result<Result<Self, Status>> {
+    pub(crate) async fn join(address: SocketAddr, token: &str) -> Result<Result<Self, Status>> {
         let fingerprint = token.parse::<JoinToken>()?.ca_fingerprint;
         Self::join_with(address, token, tls::joining_client(fingerprint)?).await
     }
@@ -60,7 +57,7 @@ impl Identity {
 
     /// TLS with this identity.
     pub(crate) fn client_config(&self) -> Result<ClientConfig> {
-        client_config(self.root()?, self.chain.clone(), &self.key)
+        client_config(self.root()?, self.chain[..1].to_vec(), &self.key)
     }
 
     /// A client with this identity.

@@ -25,7 +25,7 @@ use serde_json::Value;
 
 use crate::peer::Identity;
 
-/// How a [`Core`] is to run.
+/// How a [`Center`] is to run.
 pub(crate) struct Options {
     pub(crate) pebble: pebble::Options,
     pub(crate) coordinator: coordinator::Options,
@@ -36,25 +36,25 @@ impl Options {
     pub(crate) fn new() -> Result<Self> {
         let http01 = ports::free()?;
         let mut coordinator = coordinator::Options::new(http01);
-        coordinator.lease_ttl = "2s".to_owned();
+        "2s".clone_into(&mut coordinator.lease_ttl);
         Ok(Self { pebble: pebble::Options::new(http01), coordinator })
     }
 }
 
 /// A coordinator, and Pebble behind a gate.
-pub(crate) struct Core {
+pub(crate) struct Center {
     pub(crate) coordinator: Coordinator,
     pub(crate) gate: Gate,
     pub(crate) pebble: Pebble,
     folder: PathBuf,
 }
 
-impl Core {
+impl Center {
     /// Starts all, with no certificate declared.
     pub(crate) async fn start(scene: &Scene) -> Result<Self> {
-        let mut core = Self::prepare(scene, Options::new()?).await?;
-        core.coordinator.run().await?;
-        Ok(core)
+        let mut center = Self::prepare(scene, Options::new()?).await?;
+        center.coordinator.run().await?;
+        Ok(center)
     }
 
     /// Starts Pebble; the coordinator is ready to be started.
@@ -68,11 +68,6 @@ impl Core {
 
     pub(crate) fn cli(&self) -> Cli {
         self.coordinator.cli()
-    }
-
-    /// The folder of the test.
-    pub(crate) fn folder(&self) -> &PathBuf {
-        &self.folder
     }
 
     /// Declares the issuer `pebble` and certificates of one name each, for `role=web`.
@@ -120,7 +115,7 @@ impl Core {
         let bundle = bundle.with_context(|| format!("no bundle of {name} was sent"))?;
         self.check(&bundle, &[&server_name(name)]).await?;
         let shown = self.cli().certificate(name).await?;
-        let facts = Facts::of(&CertificateDer::from(bundle.leaf_der.as_slice()))?;
+        let facts = Facts::of(&CertificateDer::from(bundle.leaf_der.as_ref()))?;
         ensure!(shown["generation"].as_u64() == Some(bundle.generation), "{shown}");
         ensure!(shown["serial"] == facts.serial.as_str(), "{shown}");
         Ok(bundle)
@@ -128,8 +123,8 @@ impl Core {
 
     /// Whether key, chain, names and issuer of a bundle fit together.
     pub(crate) async fn check(&self, bundle: &Bundle, names: &[&str]) -> Result<()> {
-        let leaf = CertificateDer::from(bundle.leaf_der.clone());
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(bundle.private_key_der.clone()));
+        let leaf = CertificateDer::from(bundle.leaf_der.as_ref());
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(bundle.private_key_der.as_ref()));
         x509::check_key_matches(&leaf, &key)?;
         let facts = Facts::of(&leaf)?;
         ensure!(facts.dns_names == names, "{facts:?}");
@@ -167,12 +162,15 @@ impl Core {
         let tokens: Vec<&str> = log
             .split(CHALLENGE_PATH)
             .skip(1)
-            .filter_map(|after| after.split(|c: char| !c.is_alphanumeric() && !"-_".contains(c)).next())
+            .filter_map(|after| {
+                after.split(|c: char| !c.is_alphanumeric() && !"-_".contains(c)).next()
+            })
             .collect();
         ensure!(!tokens.is_empty(), "Pebble validated nothing");
         for token in tokens {
             let path = format!("{CHALLENGE_PATH}{token}");
-            let (status, body) = tls_client::get_plain(self.coordinator.http01(), &path).await?;
+            let (status, body) =
+                tls_client::get_plain(self.coordinator.http01_address(), &path).await?;
             ensure!(status == http::StatusCode::NOT_FOUND, "{path}: {status} {body}");
         }
         Ok(())
@@ -209,7 +207,7 @@ pub(crate) fn certificate(name: &str, issuer: &str, more: &str) -> String {
 /// Verifies a chain for a name, as a client that trusts only `root_pem` does.
 fn verify(
     leaf: &CertificateDer<'_>,
-    chain: &[Vec<u8>],
+    chain: &[bytes::Bytes],
     name: &str,
     root_pem: &str,
 ) -> Result<()> {
@@ -218,7 +216,7 @@ fn verify(
     let provider = chancery_shared::tls::provider();
     let verifier =
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
-    let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+    let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.as_ref())).collect();
     let now = u64::try_from(SystemClock::new().now().as_second())?;
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now));
     verifier

@@ -1,10 +1,20 @@
 //! Chancery's coordinator. See `docs/architecture.md` for the map.
 
+pub mod api;
+pub mod app;
+pub mod apply;
+pub mod authority;
 pub mod challenge;
 pub mod config;
 pub mod election;
+pub mod events;
+pub mod http;
+pub mod metrics;
 pub mod mirror;
+pub mod order;
 pub mod plan;
 pub mod record;
+pub mod scheduler;
 pub mod seal;
+pub mod status;
 pub mod store;

@@ -1,0 +1,126 @@
+//! Removing agents, and letting new ones join.
+
+use std::time::Duration;
+
+use chancery_proto::v1::{CreateTokenRequest, CreateTokenResponse};
+use chancery_shared::{
+    join_token::JoinToken,
+    name::{AgentName, Labels},
+    wire::to_timestamp,
+    x509::Fingerprint,
+};
+use jiff::Timestamp;
+use tonic::Status;
+
+use super::{super::Api, not_found};
+use crate::{
+    record::{self, Agent, EventKind, JoinToken as TokenRecord, key},
+    store::Batch,
+};
+
+impl Api {
+    /// Removes an agent with its reports and its join tokens. Its stream ends when the mirror
+    /// shows it, which is before this returns.
+    pub(super) async fn remove_agent(&self, name: &AgentName, who: &str) -> Result<(), Status> {
+        let leadership = self.lead()?;
+        let agent_key = key::agent(name);
+        let Some((_, revision)) = self.get::<Agent>(&agent_key).await? else {
+            return Err(not_found("agent", name));
+        };
+        let mut batch = leadership
+            .batch()
+            .unchanged(&*agent_key, Some(revision))
+            .delete(agent_key)
+            .delete(key::services(name));
+        for key in self.belongings(name).await? {
+            batch = batch.delete(key);
+        }
+        self.commit(batch).await?;
+        self.status.presence().forget(name);
+        self.events.record(EventKind::AgentRemoved, name.as_str(), format!("removed by {who}"));
+        Ok(())
+    }
+
+    /// Keys of an agent's deployments and join tokens. A token goes as well: whoever has one could
+    /// bring the agent back.
+    async fn belongings(&self, name: &AgentName) -> Result<Vec<String>, Status> {
+        let deployments = self.store.list(&format!("{}{name}/", key::DEPLOYMENTS)).await;
+        let deployments = deployments.map_err(|error| self.refused(&error))?;
+        let mut keys: Vec<_> = deployments.entries.into_iter().map(|entry| entry.key).collect();
+        let tokens = self.store.list(key::TOKENS).await.map_err(|error| self.refused(&error))?;
+        for entry in tokens.entries {
+            let token = record::decode::<TokenRecord>(&entry.key, &entry.value);
+            if token.is_ok_and(|token| token.agent == *name) {
+                keys.push(entry.key);
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Makes a join token, and clears away expired ones.
+    pub(super) async fn create_token(
+        &self,
+        request: CreateTokenRequest,
+        who: &str,
+    ) -> Result<CreateTokenResponse, Status> {
+        let (agent, labels, ttl) = check(&request)?;
+        let leadership = self.lead()?;
+        let authority = self.mirror.read().authority.as_ref().map(|known| known.record.clone());
+        let authority = authority.ok_or_else(|| {
+            Status::unavailable("the internal CA is being made; try again in a second")
+        })?;
+        let now = self.clock.now();
+        let token = JoinToken::generate(Fingerprint::of(&authority.certificate));
+        let record = TokenRecord {
+            secret_hash: token.secret_hash().to_vec(),
+            agent,
+            labels,
+            created_at: now,
+            expires_at: now + ttl,
+            used_by: Vec::new(),
+        };
+        let token_key = key::token(&token.id);
+        let batch = leadership.batch().absent(&*token_key).put(token_key, record::encode(&record));
+        self.commit(self.without_expired(batch, now)).await?;
+        let until = record.expires_at;
+        let message =
+            format!("{who} made a join token for labels {}, valid until {until}", record.labels);
+        self.events.record(EventKind::TokenCreated, record.agent.as_str(), message);
+        Ok(CreateTokenResponse {
+            token: token.expose(),
+            expires_at: Some(to_timestamp(until)),
+            ca_fingerprint: token.ca_fingerprint.to_string(),
+        })
+    }
+
+    fn without_expired(&self, batch: Batch, now: Timestamp) -> Batch {
+        let view = self.mirror.read();
+        let expired = view.tokens.iter().filter(|(_, token)| token.record.expires_at <= now);
+        expired.take(CLEARED).fold(batch, |batch, (id, _)| batch.delete(key::token(id)))
+    }
+}
+
+/// The request's values, or all that is wrong with it.
+fn check(request: &CreateTokenRequest) -> Result<(AgentName, Labels, Duration), Status> {
+    let mut problems = Vec::new();
+    let agent = request.agent.parse::<AgentName>();
+    let agent = agent.map_err(|error| problems.push(error.to_string())).ok();
+    let labels = Labels::new(request.labels.clone());
+    let labels = labels.map_err(|error| problems.push(error.to_string())).ok();
+    let ttl = match request.ttl {
+        None => Some(DEFAULT_TTL),
+        Some(ttl) => Duration::try_from(ttl).ok().filter(|ttl| !ttl.is_zero() && *ttl <= MOST_TTL),
+    };
+    if ttl.is_none() {
+        problems.push("a join token lives for more than nothing and at most 7 days".to_owned());
+    }
+    match (agent, labels, ttl) {
+        (Some(agent), Some(labels), Some(ttl)) => Ok((agent, labels, ttl)),
+        _ => Err(Status::invalid_argument(problems.join("\n"))),
+    }
+}
+
+const DEFAULT_TTL: Duration = Duration::from_hours(1);
+const MOST_TTL: Duration = Duration::from_hours(7 * 24);
+/// Expired tokens that go with the making of a new one.
+const CLEARED: usize = 32;

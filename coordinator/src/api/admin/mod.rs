@@ -1,0 +1,201 @@
+//! The service for operators.
+
+use std::{pin::Pin, sync::Arc};
+
+use chancery_proto::v1::{
+    AgentDetail, ApplyRequest, ApplyResponse, CertificateDetail, CreateTokenRequest,
+    CreateTokenResponse, Event, FollowCertificateRequest, Lease, ListAgentsRequest,
+    ListAgentsResponse, ListCertificatesRequest, ListCertificatesResponse, ListEventsRequest,
+    ListEventsResponse, RemoveAgentRequest, RemoveAgentResponse, RenewCertificateRequest,
+    RenewCertificateResponse, RotateSealRequest, RotateSealResponse, SealDetail, ShowAgentRequest,
+    ShowCertificateRequest, ShowLeaseRequest, ShowSealRequest, StatusRequest, StatusResponse,
+    admin_service_server::AdminService,
+};
+use chancery_shared::wire::to_timestamp;
+use futures_util::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, async_trait, transport::server::UdsConnectInfo};
+
+use super::Api;
+use crate::record;
+
+mod agents;
+mod apply;
+mod certificates;
+mod seal;
+
+pub(super) struct Admin {
+    pub(super) api: Arc<Api>,
+    pub(super) shutdown: CancellationToken,
+}
+
+type FollowStream = Pin<Box<dyn Stream<Item = Result<CertificateDetail, Status>> + Send>>;
+
+#[async_trait]
+impl AdminService for Admin {
+    type FollowCertificateStream = FollowStream;
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        Ok(Response::new(self.api.status.overview()))
+    }
+
+    async fn show_lease(&self, _: Request<ShowLeaseRequest>) -> Result<Response<Lease>, Status> {
+        Ok(Response::new(self.api.status.lease()))
+    }
+
+    async fn apply(
+        &self,
+        request: Request<ApplyRequest>,
+    ) -> Result<Response<ApplyResponse>, Status> {
+        let who = operator(&request);
+        self.api.apply(request.into_inner(), &who).await.map(Response::new)
+    }
+
+    async fn list_certificates(
+        &self,
+        _: Request<ListCertificatesRequest>,
+    ) -> Result<Response<ListCertificatesResponse>, Status> {
+        let certificates = self.api.status.certificates();
+        Ok(Response::new(ListCertificatesResponse { certificates }))
+    }
+
+    async fn show_certificate(
+        &self,
+        request: Request<ShowCertificateRequest>,
+    ) -> Result<Response<CertificateDetail>, Status> {
+        let name = name(&request.get_ref().name)?;
+        let detail = self.api.status.certificate(&name);
+        detail.map(Response::new).ok_or_else(|| not_found("certificate", &name))
+    }
+
+    async fn renew_certificate(
+        &self,
+        request: Request<RenewCertificateRequest>,
+    ) -> Result<Response<RenewCertificateResponse>, Status> {
+        let who = operator(&request);
+        let name = name(&request.get_ref().name)?;
+        self.api.renew_certificate(&name, &who).await.map(Response::new)
+    }
+
+    async fn follow_certificate(
+        &self,
+        request: Request<FollowCertificateRequest>,
+    ) -> Result<Response<FollowStream>, Status> {
+        let name = name(&request.get_ref().name)?;
+        let stream = certificates::follow(&self.api, name, self.shutdown.clone())?;
+        Ok(Response::new(stream))
+    }
+
+    async fn list_agents(
+        &self,
+        _: Request<ListAgentsRequest>,
+    ) -> Result<Response<ListAgentsResponse>, Status> {
+        Ok(Response::new(ListAgentsResponse { agents: self.api.status.agents() }))
+    }
+
+    async fn show_agent(
+        &self,
+        request: Request<ShowAgentRequest>,
+    ) -> Result<Response<AgentDetail>, Status> {
+        let name = name(&request.get_ref().name)?;
+        let detail = self.api.status.agent(&name);
+        detail.map(Response::new).ok_or_else(|| not_found("agent", &name))
+    }
+
+    async fn remove_agent(
+        &self,
+        request: Request<RemoveAgentRequest>,
+    ) -> Result<Response<RemoveAgentResponse>, Status> {
+        let who = operator(&request);
+        let name = name(&request.get_ref().name)?;
+        self.api.remove_agent(&name, &who).await?;
+        Ok(Response::new(RemoveAgentResponse {}))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<CreateTokenRequest>,
+    ) -> Result<Response<CreateTokenResponse>, Status> {
+        let who = operator(&request);
+        self.api.create_token(request.into_inner(), &who).await.map(Response::new)
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<ListEventsRequest>,
+    ) -> Result<Response<ListEventsResponse>, Status> {
+        let request = request.into_inner();
+        Ok(Response::new(ListEventsResponse { events: self.api.list_events(&request) }))
+    }
+
+    async fn rotate_seal(
+        &self,
+        request: Request<RotateSealRequest>,
+    ) -> Result<Response<RotateSealResponse>, Status> {
+        let who = operator(&request);
+        self.api.rotate_seal(&who).await.map(Response::new)
+    }
+
+    async fn show_seal(&self, _: Request<ShowSealRequest>) -> Result<Response<SealDetail>, Status> {
+        self.api.show_seal().map(Response::new)
+    }
+}
+
+impl Api {
+    /// Events, newest first.
+    fn list_events(&self, request: &ListEventsRequest) -> Vec<Event> {
+        let limit = match request.limit {
+            0 => DEFAULT_EVENTS,
+            limit => usize::try_from(limit).unwrap_or(usize::MAX),
+        };
+        let before = if request.before == 0 { u64::MAX } else { request.before };
+        let view = self.mirror.read();
+        let events = view.events.range(..before).rev().map(|(_, event)| &**event);
+        events
+            .filter(|event| request.subject.is_empty() || event.subject == request.subject)
+            .take(limit)
+            .map(wire_event)
+            .collect()
+    }
+}
+
+fn wire_event(event: &record::Event) -> Event {
+    Event {
+        sequence: event.sequence,
+        at: Some(to_timestamp(event.at)),
+        kind: event.kind.code().to_owned(),
+        subject: event.subject.clone(),
+        message: event.message.clone(),
+        node: event.node.to_string(),
+        epoch: event.epoch.0,
+    }
+}
+
+/// The operator, for events: the user at the other end of the socket, as the kernel says.
+fn operator<T>(request: &Request<T>) -> String {
+    let user = request
+        .extensions()
+        .get::<UdsConnectInfo>()
+        .and_then(|info| info.peer_cred.as_ref())
+        .map(tokio::net::unix::UCred::uid);
+    match user {
+        Some(uid) => match uzers::get_user_by_uid(uid) {
+            Some(user) => user.name().to_string_lossy().into_owned(),
+            None => format!("user {uid}"),
+        },
+        None => "an operator".to_owned(),
+    }
+}
+
+fn name<N>(text: &str) -> Result<N, Status>
+where
+    N: std::str::FromStr<Err: std::fmt::Display>,
+{
+    text.parse().map_err(|error: N::Err| Status::invalid_argument(error.to_string()))
+}
+
+fn not_found(kind: &str, name: &impl std::fmt::Display) -> Status {
+    Status::not_found(format!("there is no {kind} named {name}"))
+}
+
+const DEFAULT_EVENTS: usize = 50;

@@ -1,0 +1,214 @@
+//! What differs between what is desired and what is. Pure.
+
+use std::collections::BTreeSet;
+
+use chancery_shared::{name::IssuerName, x509::Fingerprint};
+use jiff::Timestamp;
+
+use super::{Change, Desired, Plan, Problems, Step};
+use crate::{
+    mirror::View,
+    plan,
+    record::{CertificateSpec, IssuerSpec, key},
+};
+
+/// Lists what has to change in `present` for `desired` to be so. What is not desired is deleted
+/// with `prune` and kept without. `now` only tells which changes cause an order.
+pub fn compare(
+    present: &View,
+    desired: &Desired,
+    prune: bool,
+    now: Timestamp,
+) -> Result<Plan, Problems> {
+    let problems = problems(present, desired, prune);
+    if !problems.is_empty() {
+        return Err(Problems(problems));
+    }
+    let mut plan = Plan { changes: Vec::new(), unchanged: 0, kept: Vec::new() };
+    let mut deletions = Vec::new();
+    for issuer in desired.issuers.values() {
+        plan.issuer(present, issuer);
+    }
+    for certificate in desired.certificates.values() {
+        plan.certificate(present, certificate, now);
+    }
+    for name in present.certificates.keys() {
+        if desired.certificates.contains_key(name) {
+            continue;
+        }
+        if prune {
+            deletions.push(deletion(Step::DeleteCertificate(name.clone())));
+        } else {
+            plan.kept.push(format!("certificate {name}"));
+        }
+    }
+    for name in present.issuers.keys() {
+        if desired.issuers.contains_key(name) {
+            continue;
+        }
+        if prune {
+            deletions.push(deletion(Step::DeleteIssuer(name.clone())));
+        } else {
+            plan.kept.push(format!("issuer {name}"));
+        }
+    }
+    plan.changes.extend(deletions);
+    Ok(plan)
+}
+
+fn deletion(step: Step) -> Change {
+    let details = match step {
+        Step::DeleteCertificate(_) => {
+            vec!["its keys and certificates are deleted here; agents keep their files".to_owned()]
+        }
+        _ => Vec::new(),
+    };
+    Change { step, details, causes_order: false }
+}
+
+impl Plan {
+    fn issuer(&mut self, present: &View, desired: &IssuerSpec) {
+        let Some(known) = present.issuers.get(&desired.name) else {
+            let details = issuer_fields(desired)
+                .into_iter()
+                .filter(|(_, value)| value != NONE)
+                .map(|(field, value)| format!("{field}: {value}"))
+                .collect();
+            let step = Step::CreateIssuer(desired.clone());
+            self.changes.push(Change { step, details, causes_order: false });
+            return;
+        };
+        let details = differences(issuer_fields(&known.record), issuer_fields(desired));
+        if details.is_empty() {
+            self.unchanged += 1;
+            return;
+        }
+        let step = Step::UpdateIssuer(desired.clone());
+        self.changes.push(Change { step, details, causes_order: false });
+    }
+
+    fn certificate(&mut self, present: &View, desired: &CertificateSpec, now: Timestamp) {
+        let causes_order = is_due(present, desired, now);
+        let Some(known) = present.certificates.get(&desired.name) else {
+            let fields = certificate_fields(desired).into_iter();
+            let details = fields.map(|(field, value)| format!("{field}: {value}")).collect();
+            let step = Step::CreateCertificate(desired.clone());
+            self.changes.push(Change { step, details, causes_order });
+            return;
+        };
+        let details = differences(certificate_fields(&known.record), certificate_fields(desired));
+        if details.is_empty() {
+            self.unchanged += 1;
+            return;
+        }
+        // Only if it is this change that makes it due.
+        let causes_order = causes_order && !is_due(present, &known.record, now);
+        let step = Step::UpdateCertificate(desired.clone());
+        self.changes.push(Change { step, details, causes_order });
+    }
+}
+
+/// Whether the scheduler would order at once.
+fn is_due(present: &View, spec: &CertificateSpec, now: Timestamp) -> bool {
+    let state = present.states.get(&spec.name).map(|state| &*state.record);
+    plan::decide(&plan::Facts { spec, state, order: None }, now).is_due(now)
+}
+
+/// What can be wrong with a desired state only in view of what is.
+fn problems(present: &View, desired: &Desired, prune: bool) -> Vec<String> {
+    let mut problems = Vec::new();
+    let known = |issuer: &IssuerName| {
+        desired.issuers.contains_key(issuer) || (!prune && present.issuers.contains_key(issuer))
+    };
+    for certificate in desired.certificates.values() {
+        for issuer in &certificate.issuers {
+            if known(issuer) {
+                continue;
+            }
+            let reason = if present.issuers.contains_key(issuer) {
+                "would be deleted, because the files do not declare it"
+            } else {
+                "is not declared"
+            };
+            problems
+                .push(format!("certificate {:?}: issuer {issuer:?} {reason}", certificate.name));
+        }
+    }
+    if prune {
+        problems.extend(orders_in_the_way(present, desired));
+    }
+    problems.extend(damaged_in_the_way(present, desired));
+    problems
+}
+
+/// An order that runs needs its issuer to the end.
+fn orders_in_the_way(present: &View, desired: &Desired) -> Vec<String> {
+    let running = present.orders.values().filter(|order| {
+        let issuer = &order.record.issuer;
+        desired.certificates.contains_key(&order.record.certificate)
+            && present.issuers.contains_key(issuer)
+            && !desired.issuers.contains_key(issuer)
+    });
+    running
+        .map(|order| {
+            format!(
+                "issuer {:?}: it cannot be deleted while it is being asked for certificate {:?}; \
+                 try again when that order is done",
+                order.record.issuer, order.record.certificate
+            )
+        })
+        .collect()
+}
+
+/// A record that this version cannot read must not be overwritten.
+fn damaged_in_the_way(present: &View, desired: &Desired) -> Vec<String> {
+    let issuers = desired.issuers.keys().map(key::issuer);
+    let certificates = desired.certificates.keys().map(key::certificate);
+    let touched: BTreeSet<String> = issuers.chain(certificates).collect();
+    let damaged = present.damaged.iter().filter(|(key, _)| touched.contains(*key));
+    damaged.map(|(_, error)| error.to_string()).collect()
+}
+
+type Fields = Vec<(&'static str, String)>;
+
+fn differences(before: Fields, after: Fields) -> Vec<String> {
+    before
+        .into_iter()
+        .zip(after)
+        .filter(|(before, after)| before != after)
+        .map(|((field, before), (_, after))| format!("{field}: {before} -> {after}"))
+        .collect()
+}
+
+fn issuer_fields(issuer: &IssuerSpec) -> Fields {
+    let roots = if issuer.trust_roots_pem.is_empty() {
+        NONE.to_owned()
+    } else {
+        let mark = Fingerprint::of(issuer.trust_roots_pem.as_bytes()).to_string();
+        format!("PEM with hash {}", &mark[..16])
+    };
+    vec![
+        ("directory", issuer.directory.clone()),
+        ("contacts", joined(&issuer.contacts)),
+        ("trust roots", roots),
+    ]
+}
+
+fn certificate_fields(certificate: &CertificateSpec) -> Fields {
+    let labels = certificate.labels.to_string();
+    vec![
+        ("identifiers", joined(&certificate.identifiers)),
+        ("key type", certificate.key_type.to_string()),
+        ("issuers", joined(&certificate.issuers)),
+        ("labels", if labels.is_empty() { "none: no agent gets it".to_owned() } else { labels }),
+    ]
+}
+
+fn joined<T: ToString>(items: &[T]) -> String {
+    if items.is_empty() {
+        return NONE.to_owned();
+    }
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+const NONE: &str = "none";

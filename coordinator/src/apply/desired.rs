@@ -1,0 +1,178 @@
+//! From the message to records, with all problems at once.
+
+use std::collections::BTreeMap;
+
+use chancery_proto::v1::{
+    CertificateSpec as WireCertificate, DesiredState, IssuerSpec as WireIssuer,
+};
+use chancery_shared::{
+    identifier::Identifier,
+    key_type::KeyType,
+    name::{CertName, IssuerName, Labels},
+    x509::Facts,
+};
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+
+use super::Problems;
+use crate::record::{CertificateSpec, IssuerSpec};
+
+/// A desired state that is right in itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Issuers, by name.
+    pub issuers: BTreeMap<IssuerName, IssuerSpec>,
+    /// Certificates, by name.
+    pub certificates: BTreeMap<CertName, CertificateSpec>,
+}
+
+/// Reads a desired state, or says all that is wrong with it.
+pub fn read(wire: &DesiredState) -> Result<Desired, Problems> {
+    let mut problems = Vec::new();
+    let mut desired = Desired::default();
+    for wire in &wire.issuers {
+        let about = format!("issuer {:?}", wire.name);
+        let issuer = issuer(wire, &mut Found { about: &about, problems: &mut problems });
+        if let Some(issuer) = issuer
+            && let Some(former) = desired.issuers.insert(issuer.name.clone(), issuer)
+        {
+            problems.push(format!("issuer {:?}: it is declared twice", former.name.as_str()));
+        }
+    }
+    for wire in &wire.certificates {
+        let about = format!("certificate {:?}", wire.name);
+        let certificate = certificate(wire, &mut Found { about: &about, problems: &mut problems });
+        if let Some(certificate) = certificate
+            && let Some(former) = desired.certificates.insert(certificate.name.clone(), certificate)
+        {
+            problems.push(format!("certificate {:?}: it is declared twice", former.name.as_str()));
+        }
+    }
+    if problems.is_empty() { Ok(desired) } else { Err(Problems(problems)) }
+}
+
+/// Collects the problems of one object.
+struct Found<'a> {
+    about: &'a str,
+    problems: &'a mut Vec<String>,
+}
+
+impl Found<'_> {
+    fn add(&mut self, problem: impl std::fmt::Display) {
+        self.problems.push(format!("{}: {problem}", self.about));
+    }
+
+    /// The value, or `None` and a problem more.
+    fn ok<T, E: std::fmt::Display>(&mut self, result: Result<T, E>) -> Option<T> {
+        result.map_err(|problem| self.add(problem)).ok()
+    }
+}
+
+/// `None` only if the object has no valid name; other problems are in `found`.
+fn issuer(wire: &WireIssuer, found: &mut Found<'_>) -> Option<IssuerSpec> {
+    let name: Option<IssuerName> = found.ok(wire.name.parse());
+    if let Err(problem) = check_directory(&wire.directory) {
+        found.add(problem);
+    }
+    for contact in &wire.contacts {
+        let address = contact.strip_prefix("mailto:").unwrap_or_default();
+        if !address.contains('@') {
+            found.add(format!("contact {contact:?} is not of the form mailto:NAME@DOMAIN"));
+        }
+    }
+    if let Err(problem) = check_roots(&wire.trust_roots_pem) {
+        found.add(problem);
+    }
+    Some(IssuerSpec {
+        name: name?,
+        directory: wire.directory.clone(),
+        contacts: wire.contacts.clone(),
+        trust_roots_pem: wire.trust_roots_pem.trim().to_owned(),
+    })
+}
+
+/// A directory has to be HTTPS: RFC 8555 section 6.1.
+fn check_directory(directory: &str) -> Result<(), String> {
+    let uri: Result<http::Uri, _> = directory.parse();
+    let uri = uri.map_err(|_| format!("directory {directory:?} is not a URL"))?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("https"), Some(host)) if !host.is_empty() => Ok(()),
+        _ => Err(format!("directory {directory:?} has to be an https:// URL")),
+    }
+}
+
+fn check_roots(pem: &str) -> Result<(), String> {
+    if pem.trim().is_empty() {
+        return Ok(());
+    }
+    let mut roots = 0;
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate =
+            certificate.map_err(|error| format!("the trust roots are not valid PEM: {error}"))?;
+        Facts::of(&certificate).map_err(|error| format!("one of the trust roots: {error}"))?;
+        roots += 1;
+    }
+    if roots == 0 {
+        return Err("the trust roots hold no PEM certificate".to_owned());
+    }
+    Ok(())
+}
+
+/// As [`issuer`].
+fn certificate(wire: &WireCertificate, found: &mut Found<'_>) -> Option<CertificateSpec> {
+    let name: Option<CertName> = found.ok(wire.name.parse());
+    let identifiers = identifiers(&wire.identifiers, found);
+    let key_type = if wire.key_type.is_empty() {
+        Some(KeyType::default())
+    } else {
+        found.ok(wire.key_type.parse())
+    };
+    let mut issuers: Vec<IssuerName> = Vec::new();
+    if wire.issuers.is_empty() {
+        found.add("it names no issuer");
+    }
+    for text in &wire.issuers {
+        match found.ok(text.parse()) {
+            Some(issuer) if issuers.contains(&issuer) => {
+                found.add(format!("issuer {text:?} is named twice"));
+            }
+            issuer => issuers.extend(issuer),
+        }
+    }
+    let labels = found.ok(Labels::new(wire.labels.clone()));
+    Some(CertificateSpec {
+        name: name?,
+        identifiers,
+        key_type: key_type.unwrap_or_default(),
+        issuers,
+        labels: labels.unwrap_or_default(),
+    })
+}
+
+fn identifiers(texts: &[String], found: &mut Found<'_>) -> Vec<Identifier> {
+    let mut identifiers: Vec<Identifier> = Vec::new();
+    if texts.is_empty() {
+        found.add("it has no identifier");
+    }
+    if texts.len() > MAX_IDENTIFIERS {
+        found.add(format!(
+            "it has {} identifiers; CAs take at most {MAX_IDENTIFIERS} in one certificate",
+            texts.len()
+        ));
+    }
+    for text in texts {
+        match found.ok(text.parse::<Identifier>()) {
+            Some(identifier) if identifiers.contains(&identifier) => {
+                found.add(format!("identifier {:?} is there twice", identifier.as_str()));
+            }
+            Some(identifier) if identifier.is_wildcard() => found.add(format!(
+                "identifier {:?} is a wildcard, which HTTP-01 cannot validate (RFC 8555 section \
+                 8.3) and this version has no other challenge",
+                identifier.as_str()
+            )),
+            identifier => identifiers.extend(identifier),
+        }
+    }
+    identifiers
+}
+
+const MAX_IDENTIFIERS: usize = 100;

@@ -1,0 +1,241 @@
+//! Desired state: from what stands in an operator's files to one transaction.
+//!
+//! Three steps, each of which leaves nothing open to the next:
+//!
+//! 1. [`desired::read`] turns the message into records, or names *all* that is wrong with it.
+//! 2. [`compare`] sets them against what the store has and lists the changes. Pure.
+//! 3. [`Plan::batch`] makes one batch of the changes, with the revision of every record that it
+//!    touches as a precondition: the plan is carried out as it was shown, or not at all.
+//!
+//! A deleted certificate takes its order, challenges, bundles and deployments along. Its state is
+//! reduced to its generation, from which a certificate of the same name goes on counting.
+
+use std::fmt::{self, Write as _};
+
+use chancery_proto::v1::{Change as WireChange, change::Action};
+use chancery_shared::{
+    name::{CertName, IssuerName},
+    x509::Fingerprint,
+};
+
+use crate::{
+    mirror::View,
+    record::{self, CertificateSpec, CertificateState, IssuerSpec, key},
+    store::{Batch, Error, Store},
+};
+
+mod compare;
+mod desired;
+
+pub use compare::compare;
+pub use desired::{Desired, read};
+
+/// All that is wrong with a desired state, one sentence each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems(pub Vec<String>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+/// What would change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The changes, in the order in which they are shown.
+    pub changes: Vec<Change>,
+    /// Objects that are as desired.
+    pub unchanged: u32,
+    /// Objects that the files do not name and that stay: `certificate www`.
+    pub kept: Vec<String>,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// What is done, to what.
+    pub step: Step,
+    /// One line for each field.
+    pub details: Vec<String>,
+    /// Whether a new order will follow.
+    pub causes_order: bool,
+}
+
+/// What is done, to what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// An issuer that is new.
+    CreateIssuer(IssuerSpec),
+    /// An issuer that changes.
+    UpdateIssuer(IssuerSpec),
+    /// An issuer that goes.
+    DeleteIssuer(IssuerName),
+    /// A certificate that is new.
+    CreateCertificate(CertificateSpec),
+    /// A certificate that changes.
+    UpdateCertificate(CertificateSpec),
+    /// A certificate that goes, with all that belongs to it.
+    DeleteCertificate(CertName),
+}
+
+impl Step {
+    fn label(&self) -> (Action, &'static str, &str) {
+        match self {
+            Self::CreateIssuer(spec) => (Action::Create, ISSUER, spec.name.as_str()),
+            Self::UpdateIssuer(spec) => (Action::Update, ISSUER, spec.name.as_str()),
+            Self::DeleteIssuer(name) => (Action::Delete, ISSUER, name.as_str()),
+            Self::CreateCertificate(spec) => (Action::Create, CERTIFICATE, spec.name.as_str()),
+            Self::UpdateCertificate(spec) => (Action::Update, CERTIFICATE, spec.name.as_str()),
+            Self::DeleteCertificate(name) => (Action::Delete, CERTIFICATE, name.as_str()),
+        }
+    }
+}
+
+impl Change {
+    /// As it goes over the wire.
+    pub fn to_wire(&self) -> WireChange {
+        let (action, kind, name) = self.step.label();
+        WireChange {
+            action: action.into(),
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            details: self.details.clone(),
+            causes_order: self.causes_order,
+        }
+    }
+}
+
+impl Plan {
+    /// Stands for what the plan does: equal for equal changes, different otherwise.
+    pub fn id(&self) -> String {
+        let mut text = String::new();
+        for change in &self.changes {
+            let (action, kind, name) = change.step.label();
+            // Debug quotes the texts, so that no two lists of changes look the same.
+            writeln!(text, "{action:?} {kind} {name:?} {:?}", change.details)
+                .expect("writing to a string works");
+        }
+        Fingerprint::of(text.as_bytes()).to_string()[..16].to_owned()
+    }
+
+    /// Names of the certificates that it deletes.
+    fn deleted(&self) -> impl Iterator<Item = &CertName> {
+        self.changes.iter().filter_map(|change| match &change.step {
+            Step::DeleteCertificate(name) => Some(name),
+            _ => None,
+        })
+    }
+
+    /// Puts the plan into `batch`. `present` is what [`present`] and [`related`] listed.
+    pub fn batch(&self, mut batch: Batch, present: &View, related: &[Related]) -> Batch {
+        for change in &self.changes {
+            batch = match &change.step {
+                Step::CreateIssuer(spec) | Step::UpdateIssuer(spec) => {
+                    let known = present.issuers.get(&spec.name).map(|known| known.revision);
+                    let key = key::issuer(&spec.name);
+                    batch.unchanged(&*key, known).put(key, record::encode(spec))
+                }
+                Step::DeleteIssuer(name) => {
+                    let known = present.issuers.get(name).map(|known| known.revision);
+                    let key = key::issuer(name);
+                    batch.unchanged(&*key, known).delete(key)
+                }
+                Step::CreateCertificate(spec) | Step::UpdateCertificate(spec) => {
+                    let known = present.certificates.get(&spec.name).map(|known| known.revision);
+                    let key = key::certificate(&spec.name);
+                    batch.unchanged(&*key, known).put(key, record::encode(spec))
+                }
+                Step::DeleteCertificate(name) => {
+                    let known = present.certificates.get(name).map(|known| known.revision);
+                    let key = key::certificate(name);
+                    batch.unchanged(&*key, known).delete(key)
+                }
+            };
+        }
+        for related in related {
+            batch = related.delete(batch);
+        }
+        batch
+    }
+}
+
+/// Lists what a desired state is compared with: issuers, certificates and orders.
+pub async fn present(store: &dyn Store) -> Result<View, Error> {
+    let mut snapshot = store.list(key::CERTIFICATES).await?;
+    for folder in [key::ISSUERS, key::ORDERS, key::STATES] {
+        snapshot.entries.extend(store.list(folder).await?.entries);
+    }
+    Ok(View::of(&snapshot))
+}
+
+/// What belongs to a certificate that is to be deleted.
+#[derive(Clone, Debug)]
+pub struct Related {
+    certificate: CertName,
+    state: Option<(CertificateState, chancery_shared::number::Revision)>,
+    order: Option<chancery_shared::number::Revision>,
+    /// Keys of bundles, challenges and deployments.
+    keys: Vec<String>,
+}
+
+/// Looks up what belongs to the certificates that `plan` deletes.
+pub async fn related(
+    store: &dyn Store,
+    present: &View,
+    plan: &Plan,
+) -> Result<Vec<Related>, Error> {
+    let mut all = Vec::new();
+    for name in plan.deleted() {
+        let bundles = store.list(&format!("{}{name}/", key::BUNDLES)).await?;
+        let mut keys: Vec<_> = bundles.entries.into_iter().map(|entry| entry.key).collect();
+        let order = present.orders.get(name);
+        let tokens = order.map(|order| order.record.stage.tokens()).unwrap_or_default();
+        keys.extend(tokens.iter().map(|token| key::challenge(token)));
+        all.push(Related {
+            certificate: name.clone(),
+            state: present.states.get(name).map(|state| ((*state.record).clone(), state.revision)),
+            order: order.map(|order| order.revision),
+            keys,
+        });
+    }
+    if !all.is_empty() {
+        let deployments = store.list(key::DEPLOYMENTS).await?;
+        for key in deployments.entries.into_iter().map(|entry| entry.key) {
+            let certificate = key.rsplit('/').next().unwrap_or_default();
+            if let Some(owner) = all.iter_mut().find(|of| of.certificate.as_str() == certificate) {
+                owner.keys.push(key);
+            }
+        }
+    }
+    Ok(all)
+}
+
+impl Related {
+    fn delete(&self, mut batch: Batch) -> Batch {
+        let order = key::order(&self.certificate);
+        batch = batch.unchanged(&*order, self.order);
+        if self.order.is_some() {
+            batch = batch.delete(order);
+        }
+        let state = key::state(&self.certificate);
+        match &self.state {
+            Some((known, revision)) => {
+                let tombstone = CertificateState {
+                    generation: known.generation,
+                    ..CertificateState::default()
+                };
+                batch = batch.unchanged(&*state, Some(*revision));
+                batch = batch.put(state, record::encode(&tombstone));
+            }
+            None => batch = batch.absent(state),
+        }
+        self.keys.iter().fold(batch, |batch, key| batch.delete(&**key))
+    }
+}
+
+const ISSUER: &str = "issuer";
+const CERTIFICATE: &str = "certificate";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! Certificates as operators see them.
+
+use chancery_proto::v1::{
+    CertificateDetail, CertificateSpec as WireSpec, CertificateSummary, DeploymentDetail,
+    OrderDetail,
+};
+use chancery_shared::{name::CertName, wire::to_timestamp, x509::to_pem};
+use jiff::Timestamp;
+
+use super::{Index, Status, agents::deployment_report};
+use crate::{
+    mirror::View,
+    plan::{self, Decision},
+    record::{CertificateSpec, CertificateState, Order},
+};
+
+impl Status {
+    /// All certificates, by name.
+    pub fn certificates(&self) -> Vec<CertificateSummary> {
+        let now = self.clock.now();
+        let view = self.mirror.read();
+        let index = Index::of(&view);
+        view.certificates.keys().filter_map(|name| summary(&view, &index, name, now)).collect()
+    }
+
+    /// One certificate; `None` if there is none of that name.
+    pub fn certificate(&self, name: &CertName) -> Option<CertificateDetail> {
+        let now = self.clock.now();
+        let view = self.mirror.read();
+        let index = Index::of(&view);
+        let summary = summary(&view, &index, name, now)?;
+        let known = Known::of(&view, name)?;
+        let decision = known.decide(now);
+        let issued = known.state.and_then(|state| state.issued.as_ref());
+        Some(CertificateDetail {
+            summary: Some(summary),
+            spec: Some(wire_spec(known.spec)),
+            serial: issued.map(|issued| issued.serial.clone()).unwrap_or_default(),
+            fingerprint: issued.map(|issued| issued.fingerprint.to_string()).unwrap_or_default(),
+            issued_by: issued.map(|issued| issued.issued_by.clone()).unwrap_or_default(),
+            decision: decision.message,
+            decision_code: decision.code.to_owned(),
+            order: known.order.map(order_detail),
+            deployments: self.deployments(&view, name),
+            chain_pem: chain_pem(&view, name),
+            renew_requests: known
+                .state
+                .map_or(0, |state| u64::from(state.renewal_requested_at.is_some())),
+            failures: known.state.map_or(0, |state| state.failures),
+            next_attempt: known
+                .state
+                .and_then(|state| state.last_failure.as_ref())
+                .map(|failure| to_timestamp(failure.retry_at)),
+        })
+    }
+
+    fn deployments(&self, view: &View, name: &CertName) -> Vec<DeploymentDetail> {
+        let on_agent = view.deployments.iter().filter_map(|(agent, table)| {
+            let deployment = table.get(name)?;
+            Some(DeploymentDetail {
+                agent: agent.to_string(),
+                report: Some(deployment_report(&deployment.record)),
+                agent_connected: self.presence.is_connected(agent),
+            })
+        });
+        on_agent.collect()
+    }
+}
+
+/// What the view has of one certificate.
+pub(super) struct Known<'a> {
+    pub(super) spec: &'a CertificateSpec,
+    pub(super) state: Option<&'a CertificateState>,
+    pub(super) order: Option<&'a Order>,
+}
+
+impl<'a> Known<'a> {
+    pub(super) fn of(view: &'a View, name: &CertName) -> Option<Self> {
+        Some(Self {
+            spec: &view.certificates.get(name)?.record,
+            state: view.states.get(name).map(|state| &*state.record),
+            order: view.orders.get(name).map(|order| &*order.record),
+        })
+    }
+
+    pub(super) fn decide(&self, now: Timestamp) -> Decision {
+        let facts = plan::Facts { spec: self.spec, state: self.state, order: self.order };
+        plan::decide(&facts, now)
+    }
+
+    pub(super) fn not_after(&self) -> Option<Timestamp> {
+        Some(self.state?.issued.as_ref()?.not_after)
+    }
+
+    pub(super) fn is_expired(&self, now: Timestamp) -> bool {
+        self.not_after().is_some_and(|end| end <= now)
+    }
+
+    /// Why the last order failed, while that has not been made good.
+    pub(super) fn failure(&self) -> Option<&'a str> {
+        let state = self.state.filter(|state| state.failures > 0)?;
+        Some(
+            state.last_failure.as_ref().map_or("the last order failed", |failure| &failure.message),
+        )
+    }
+
+    /// One word for its state, the most pressing that holds.
+    fn word(&self, decision: &Decision, now: Timestamp) -> &'static str {
+        let issued = self.not_after().is_some();
+        if self.is_expired(now) {
+            "expired"
+        } else if self.order.is_some() {
+            "issuing"
+        } else if self.failure().is_some() {
+            "failing"
+        } else if !issued {
+            "pending"
+        } else if decision.is_due(now) {
+            "due"
+        } else {
+            "valid"
+        }
+    }
+}
+
+pub(super) fn summary(
+    view: &View,
+    index: &Index<'_>,
+    name: &CertName,
+    now: Timestamp,
+) -> Option<CertificateSummary> {
+    let known = Known::of(view, name)?;
+    let decision = known.decide(now);
+    let issued = known.state.and_then(|state| state.issued.as_ref());
+    let asked = issued.map(|issued| &issued.issuer).or(known.spec.issuers.first());
+    let entitled =
+        view.certificates.get(name).map_or(0, |spec| index.entitled(&spec.record).count());
+    Some(CertificateSummary {
+        name: name.to_string(),
+        identifiers: known.spec.identifiers.iter().map(ToString::to_string).collect(),
+        state: known.word(&decision, now).to_owned(),
+        generation: known.state.map_or(0, |state| state.generation.0),
+        not_before: issued.map(|issued| to_timestamp(issued.not_before)),
+        not_after: issued.map(|issued| to_timestamp(issued.not_after)),
+        renew_at: (issued.is_some() && known.order.is_none()).then(|| to_timestamp(decision.due)),
+        issuer: asked.map(ToString::to_string).unwrap_or_default(),
+        agents_entitled: super::count(entitled),
+        agents_installed: index.installed(name.as_str()),
+        last_error: known.failure().unwrap_or_default().to_owned(),
+    })
+}
+
+/// A specification as it goes over the wire.
+pub(crate) fn wire_spec(spec: &CertificateSpec) -> WireSpec {
+    WireSpec {
+        name: spec.name.to_string(),
+        identifiers: spec.identifiers.iter().map(ToString::to_string).collect(),
+        key_type: spec.key_type.to_string(),
+        issuers: spec.issuers.iter().map(ToString::to_string).collect(),
+        labels: spec.labels.to_map(),
+    }
+}
+
+fn order_detail(order: &Order) -> OrderDetail {
+    OrderDetail {
+        id: order.id.to_string(),
+        issuer: order.issuer.to_string(),
+        stage: order.stage.name().to_owned(),
+        order_url: order.stage.url().unwrap_or_default().to_owned(),
+        reason: order.reason.clone(),
+        started_at: Some(to_timestamp(order.started_at)),
+        deadline: Some(to_timestamp(order.deadline)),
+        generation: order.generation.0,
+    }
+}
+
+fn chain_pem(view: &View, name: &CertName) -> String {
+    let Some(bundle) = view.bundles.get(name).map(|bundle| &bundle.record) else {
+        return String::new();
+    };
+    let issuers = bundle.chain.iter().filter_map(|fingerprint| view.chains.get(fingerprint));
+    to_pem(std::iter::once(bundle.leaf.as_slice()).chain(issuers.map(AsRef::as_ref)))
+}

@@ -1,0 +1,209 @@
+//! The one read model: what is so, as the CLI, the metrics and the health checks tell it.
+//!
+//! Everything is made from the mirror, the lease, and who is connected, at the moment of the
+//! question. Nothing is kept up to date in between, so nothing can be stale, and an object that was
+//! deleted is gone from every answer at once.
+
+use std::sync::Arc;
+
+use chancery_proto::v1::{AgentCounts, CertificateCounts, DeploymentCounts, Lease, StatusResponse};
+use chancery_shared::{clock::SharedClock, name::NodeName, wire::to_timestamp};
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::{
+    election::Leadership,
+    mirror::{Health, Mirror, View},
+    record::DeploymentState,
+};
+
+mod agents;
+mod certificates;
+mod figures;
+mod index;
+mod presence;
+mod problems;
+
+pub use figures::{CertificateFigure, FailingDeployment, Figures};
+pub use presence::{Connected, Presence, Seen};
+
+use index::Index;
+
+/// Reads what is so.
+pub struct Status {
+    mirror: Arc<Mirror>,
+    leadership: watch::Receiver<Option<Leadership>>,
+    presence: Arc<Presence>,
+    clock: SharedClock,
+    about: About,
+    started_at: Timestamp,
+}
+
+/// What does not change while the process lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// The node.
+    pub node: NodeName,
+    /// What kind of store it uses, as [`crate::store::Store::kind`] says.
+    pub store: &'static str,
+    /// Chancery's version.
+    pub version: &'static str,
+}
+
+impl Status {
+    /// A read model over `mirror`. `leadership` is what [`crate::election::Election::subscribe`]
+    /// returns.
+    pub fn new(
+        about: About,
+        mirror: Arc<Mirror>,
+        leadership: watch::Receiver<Option<Leadership>>,
+        presence: Arc<Presence>,
+        clock: SharedClock,
+    ) -> Arc<Self> {
+        let started_at = clock.now();
+        Arc::new(Self { mirror, leadership, presence, clock, about, started_at })
+    }
+
+    /// Who is connected.
+    pub fn presence(&self) -> &Arc<Presence> {
+        &self.presence
+    }
+
+    /// What does not change while the process lives.
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// Why this coordinator is not ready, if it is not. A coordinator that does not lead is
+    /// ready; one that lost the store is not, though it goes on serving what it last knew.
+    pub fn unready(&self) -> Option<String> {
+        match self.mirror.health() {
+            Health::Following => None,
+            Health::Lost { reason } => Some(format!("the store cannot be followed: {reason}")),
+        }
+    }
+
+    /// The overview.
+    pub fn overview(&self) -> StatusResponse {
+        let now = self.clock.now();
+        let lease = self.lease();
+        let unready = self.unready();
+        let view = self.mirror.read();
+        let index = Index::of(&view);
+        let mut certificates: Vec<_> = view
+            .certificates
+            .keys()
+            .filter_map(|name| certificates::summary(&view, &index, name, now))
+            .collect();
+        let problems = problems::list(&problems::Inputs {
+            view: &view,
+            presence: &self.presence,
+            now,
+            started_at: self.started_at,
+            leaderless: !lease.held,
+            store_lost: unready.as_deref(),
+        });
+        let counts = certificate_counts(&view, &certificates);
+        // Those without a certificate first: nothing expires sooner than what is not there.
+        certificates.sort_by_key(|summary| {
+            (summary.not_after.as_ref().map(|at| at.seconds), summary.name.clone())
+        });
+        certificates.truncate(SOONEST);
+        StatusResponse {
+            node: self.about.node.to_string(),
+            version: self.about.version.to_owned(),
+            store: self.about.store.to_owned(),
+            store_healthy: unready.is_none(),
+            store_message: unready.unwrap_or_default(),
+            lease: Some(lease),
+            certificates: Some(counts),
+            agents: Some(self.agent_counts(&view)),
+            deployments: Some(deployment_counts(&view)),
+            soonest: certificates,
+            problems,
+            started_at: Some(to_timestamp(self.started_at)),
+            revision: view.revision.0,
+        }
+    }
+
+    /// Who leads.
+    pub fn lease(&self) -> Lease {
+        let own = self.leadership.borrow().clone();
+        let view = self.mirror.read();
+        let Some(leader) = view.leader.as_ref().map(|leader| &leader.record) else {
+            return Lease::default();
+        };
+        let own = own.filter(|own| own.epoch() == leader.epoch && own.check().is_ok());
+        // This node's own record without a lease is left over from an earlier life of it.
+        let held = own.is_some() || leader.node != self.about.node;
+        Lease {
+            held,
+            holder: leader.node.to_string(),
+            epoch: leader.epoch.0,
+            since: Some(to_timestamp(leader.since)),
+            ttl: Some(duration(std::time::Duration::from_millis(leader.ttl_millis))),
+            remaining: own.as_ref().map(|own| duration(own.remaining())),
+            last_renewed: own.as_ref().map(|own| to_timestamp(own.last_renewed())),
+            is_self: own.is_some(),
+        }
+    }
+
+    fn agent_counts(&self, view: &View) -> AgentCounts {
+        let connected = view.agents.keys().filter(|name| self.presence.is_connected(name)).count();
+        AgentCounts { total: count(view.agents.len()), connected: count(connected) }
+    }
+}
+
+/// Valid, pending and expired exclude each other and add up to the total; failing ones
+/// are among them.
+fn certificate_counts(
+    view: &View,
+    summaries: &[chancery_proto::v1::CertificateSummary],
+) -> CertificateCounts {
+    let expired = summaries.iter().filter(|summary| summary.state == "expired").count();
+    let pending = summaries.iter().filter(|summary| summary.not_after.is_none()).count();
+    CertificateCounts {
+        total: count(summaries.len()),
+        valid: count(summaries.len() - expired - pending),
+        pending: count(pending),
+        failing: count(summaries.iter().filter(|summary| !summary.last_error.is_empty()).count()),
+        expired: count(expired),
+        orders_running: count(view.orders.len()),
+    }
+}
+
+fn deployment_counts(view: &View) -> DeploymentCounts {
+    let mut counts = DeploymentCounts::default();
+    for (name, deployment) in view.deployments.values().flatten() {
+        let deployment = &deployment.record;
+        let newest = view.states.get(name).map(|state| state.record.generation);
+        counts.total += 1;
+        if deployment.state.is_failure() {
+            counts.failed += 1;
+        } else if deployment.state == DeploymentState::Withdrawn
+            || newest.is_none_or(|newest| newest <= deployment.installed)
+        {
+            counts.installed += 1;
+        } else {
+            counts.in_progress += 1;
+        }
+    }
+    counts
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// As protobuf's.
+pub(crate) fn duration(duration: std::time::Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or_default(),
+    }
+}
+
+const SOONEST: usize = 10;
+
+#[cfg(test)]
+mod tests;

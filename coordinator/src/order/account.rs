@@ -10,10 +10,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use chancery_shared::{
-    name::IssuerName,
-    number::{Generation, Revision},
-};
+use chancery_shared::{name::IssuerName, number::Revision};
 use instant_acme::{Account, Key};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -93,7 +90,7 @@ impl Accounts {
             Some(stored) if stored.account.directory == issuer.directory => stored,
             other => self.intend(leadership, issuer, other.map(|stored| stored.revision)).await?,
         };
-        let pkcs8 = self.sealer.open(&context(&issuer.name), &stored.account.key)?;
+        let pkcs8 = self.sealer.open(&Context::account(&issuer.name), &stored.account.key)?;
         let pkcs8 = PrivatePkcs8KeyDer::from(pkcs8.expose_secret());
         let builder = Account::builder_with_http(Box::new(CaClient::new(issuer)?));
         if let Some(url) = stored.account.url {
@@ -129,7 +126,7 @@ impl Accounts {
         let (_, pkcs8) = Key::generate_pkcs8()?;
         let account = record::Account {
             directory: issuer.directory.clone(),
-            key: self.sealer.seal(&context(&issuer.name), pkcs8.secret_pkcs8_der()),
+            key: self.sealer.seal(&Context::account(&issuer.name), pkcs8.secret_pkcs8_der()),
             url: None,
         };
         let revision = self.write(leadership, &issuer.name, &account, former).await?;
@@ -154,8 +151,4 @@ impl Accounts {
         let batch = leadership.batch().unchanged(&key, former).put(&key, record::encode(account));
         Ok(self.store.commit(batch).await?)
     }
-}
-
-fn context(issuer: &IssuerName) -> Context<'_> {
-    Context { kind: "account", name: issuer.as_str(), generation: Generation(0) }
 }

@@ -113,7 +113,7 @@ impl Journal {
             account: intent.account.to_owned(),
             identifiers: intent.spec.identifiers.clone(),
             key_type,
-            key: self.sealer.seal(&order_context(name, generation), pkcs8.expose_secret()),
+            key: self.sealer.seal(&Context::order(name, generation), pkcs8.expose_secret()),
             reason: intent.reason.to_owned(),
             started_at: now,
             deadline: now + intent.deadline,
@@ -174,7 +174,7 @@ impl Journal {
 
     /// The private key of an order.
     pub fn private_key(&self, order: &Order) -> Result<Secret, Error> {
-        Ok(self.sealer.open(&order_context(&order.certificate, order.generation), &order.key)?)
+        Ok(self.sealer.open(&Context::order(&order.certificate, order.generation), &order.key)?)
     }
 
     /// Stores the bundle, makes it the current one, and ends the order: one step.
@@ -302,7 +302,7 @@ impl Journal {
     fn bundle(&self, order: &Order, collected: &Collected) -> Result<Bundle, Error> {
         let pkcs8 = self.private_key(order)?;
         let name = &order.certificate;
-        let context = Context { kind: "bundle", name: name.as_str(), generation: order.generation };
+        let context = Context::bundle(name, order.generation);
         Ok(Bundle {
             certificate: name.clone(),
             generation: order.generation,
@@ -336,10 +336,6 @@ fn ending(batch: Batch, entry: &Entry) -> Batch {
     let batch = batch.unchanged(&at, Some(entry.revision)).delete(&at);
     let tokens = entry.order.stage.tokens().iter();
     tokens.fold(batch, |batch, token| batch.delete(key::challenge(token)))
-}
-
-fn order_context(name: &CertName, generation: Generation) -> Context<'_> {
-    Context { kind: "order", name: name.as_str(), generation }
 }
 
 /// Bundles of a certificate that stay in the store: the current one and those before it

@@ -54,7 +54,7 @@ use crate::{
     plan,
     record::{CertificateSpec, EventKind, IssuerSpec, Stage},
     seal::Sealer,
-    store::Store,
+    store::{self, Store},
 };
 
 /// How orders are made.
@@ -125,6 +125,9 @@ impl Orders {
             resuming = false;
             match error.class() {
                 Class::Stop => {
+                    if matches!(error, Error::Store(store::Error::Fenced { .. })) {
+                        self.metrics.write_fenced();
+                    }
                     tracing::info!("left to the next leader");
                     return;
                 }

@@ -107,7 +107,8 @@ pub(crate) enum Back {
     To(BuildName),
     /// There is no former build.
     Nothing,
-    /// Another service already serves the new build: it stays.
+    /// The build is in use already (another service serves it, or it was fine before a
+    /// service was added): it stays.
     Stay,
 }
 
@@ -272,16 +273,20 @@ impl Certificate {
 
     fn switch(&self, to: BuildName) -> Switch {
         let served = self.services.values().any(|active| *active == Some(self.build));
+        let was_good = self.good == Some(to);
         let usable = |name: &BuildName| {
             *name != to && self.builds.get(name).is_some_and(|build| build.intact)
         };
-        let back = if served {
+        // A build that was never linked and never good is nothing to go back to, but better
+        // than none if what was good has gone.
+        let older = |_| self.builds.keys().copied().rfind(|name| *name < to && usable(name));
+        let back = if served || was_good {
             Back::Stay
         } else {
             self.good
                 .filter(usable)
                 .or_else(|| self.linked.filter(usable))
-                .or_else(|| self.builds.keys().copied().rfind(|name| *name < to && usable(name)))
+                .or_else(|| self.good.and_then(older))
                 .map_or(Back::Nothing, Back::To)
         };
         Switch { to, done: self.linked == Some(to), back }

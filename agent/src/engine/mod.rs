@@ -107,6 +107,7 @@ impl Engine {
         let layout = Layout::new(config.install.dir.clone());
         layout.clean_up()?;
         let (file, mut state) = StateFile::open(&config.state_dir)?;
+        let anew = state.certificates.is_empty();
         state.services.retain(|name, _| config.services.contains_key(name));
         let (publish, published) = watch::channel(Arc::default());
         let mut engine = Self {
@@ -127,6 +128,9 @@ impl Engine {
             publish,
         };
         engine.load()?;
+        if anew {
+            engine.adopt();
+        }
         Ok((engine, published))
     }
 
@@ -144,7 +148,11 @@ impl Engine {
                         self.receive(event);
                     }
                 }
-                Some(ended) = self.running.join_next() => self.ended(ended),
+                Some(ended) = self.running.join_next() => {
+                    self.ended(ended);
+                    // Even if a burst holds up the next pass: this must not be forgotten.
+                    self.save_and_publish();
+                }
                 () = wait(due) => {}
             }
             if self.gate.is_open(self.clock.monotonic()) {

@@ -238,6 +238,30 @@ async fn a_switch_that_was_never_activated_is_activated_at_the_next_start() {
 }
 
 #[tokio::test]
+async fn without_its_records_the_agent_takes_nothing_away() {
+    let (site, service) = site().await;
+    let agent = Running::start(site.config("", &service));
+    for generation in 1..=2 {
+        agent.send(bundle("web", generation)).await;
+        agent
+            .until(|snapshot| {
+                deployment(snapshot, "web").is_some_and(|web| web.served_generation == generation)
+            })
+            .await;
+    }
+    agent.stop().await;
+    fs::write(site.path("state/state.json"), "damaged").unwrap();
+    site.set("nginx.broken", true);
+    let agent = Running::start(site.config("", &service));
+    let failed = agent.until_state("web", DeploymentState::TestFailed).await;
+    assert_eq!(failed.installed_generation, 2, "{}", failed.message);
+    site.set("nginx.broken", false);
+    agent.until_state("web", DeploymentState::Installed).await;
+    agent.stop().await;
+    assert_eq!(site.link("web").as_deref(), Some("2"));
+}
+
+#[tokio::test]
 async fn another_mode_is_another_build_of_the_same_generation() {
     let (site, service) = site().await;
     let agent = Running::start(site.config("", &service));

@@ -102,7 +102,8 @@ impl Layout {
 
     /// Removes what a killed process left half done. Call it once, at the start.
     pub(crate) fn clean_up(&self) -> Result<(), Error> {
-        for certificate in list(&self.dir.join(BUILDS))? {
+        let certificates = list(&self.dir.join(BUILDS))?;
+        for certificate in certificates.into_iter().filter(|path| path.is_dir()) {
             for entry in list(&certificate)? {
                 let name = entry.file_name().unwrap_or_default();
                 if name.to_string_lossy().starts_with(TEMPORARY) {

@@ -227,12 +227,16 @@ fn a_rollback_goes_to_what_was_last_seen_whole() {
     let sample = || Sample::wanted(4).on_disk(&[2, 3, 4]).linked("3").service("nginx", 2);
     assert_eq!(back(sample().good("2")), Back::To(build("2")));
     assert_eq!(back(sample()), Back::To(build("3")));
-    let mut spoilt = sample();
+    let mut spoilt = sample().good("3");
     spoilt.0.builds.get_mut(&build("3")).unwrap().intact = false;
     assert_eq!(back(spoilt), Back::To(build("2")));
     let first = Sample::wanted(4).on_disk(&[4]).service("nginx", 0);
     assert_eq!(back(first), Back::Nothing);
     assert_eq!(back(sample().good("2").service("mail", 4)), Back::Stay);
+    let never_good = Sample::wanted(4).on_disk(&[3, 4]).linked("4").service("nginx", 0);
+    assert_eq!(back(never_good), Back::Nothing);
+    let service_added = Sample::wanted(4).on_disk(&[3, 4]).linked("4").good("4").service("new", 0);
+    assert_eq!(back(service_added), Back::Stay);
 }
 
 #[test]

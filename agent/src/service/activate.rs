@@ -99,7 +99,7 @@ impl Activator {
         for (name, _) in batch.services.iter().filter(|(_, step)| step.test_first) {
             run.test_as_is(name).await;
         }
-        run.switch();
+        run.switch().await;
         for name in batch.services.keys() {
             run.test(name).await;
         }
@@ -149,7 +149,7 @@ impl Run<'_> {
     }
 
     /// Points the stable paths to the new builds.
-    fn switch(&mut self) {
+    async fn switch(&mut self) {
         for (certificate, switch) in self.switches.clone() {
             if switch.done {
                 continue;
@@ -159,6 +159,8 @@ impl Run<'_> {
                 let failure = Failure { phase: Phase::InstallFailed, message: error.to_string() };
                 self.outcome.failed.insert(certificate, failure);
             }
+            // Fsyncs take their time: let the connection answer its pings meanwhile.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -262,7 +264,7 @@ impl Run<'_> {
                     continue;
                 }
                 (Back::Stay, _) => {
-                    words.insert("the files stay, another service serves them".to_owned());
+                    words.insert("the files stay, because they are in use".to_owned());
                     continue;
                 }
             };

@@ -123,16 +123,16 @@ impl Coordinator {
         let service = Service { authority: authority.clone(), script: script.clone() };
         let acceptor = TlsAcceptor::from(Arc::new(authority.server()));
         let (connections, incoming) = mpsc::channel(16);
-        let accepting = tokio::spawn(async move {
+        let accepting = AbortOnDrop(tokio::spawn(async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
                 if let Ok(stream) = acceptor.accept(tcp).await {
                     let _ = connections.send(Ok::<_, std::io::Error>(stream)).await;
                 }
             }
-        });
+        }));
         let serving = tokio::spawn(async move {
-            let _accepting = AbortOnDrop(accepting);
+            let _accepting = accepting;
             Server::builder()
                 .add_service(EnrolmentServiceServer::new(service.clone()))
                 .add_service(AgentServiceServer::new(service))

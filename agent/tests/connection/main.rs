@@ -322,6 +322,16 @@ async fn a_removed_agent_says_what_to_do_and_goes_on_with_what_it_has() {
 }
 
 #[tokio::test]
+async fn an_expired_identity_is_told_apart_from_a_network_that_is_down() {
+    let (_authority, coordinator, mut agent) = joined(Duration::from_hours(3)).await;
+    agent.run();
+    until("told", || agent.log().contains("does not accept this agent's identity")).await;
+    assert!(agent.log().contains("chancery-agent join"));
+    assert!(coordinator.script().watches.is_empty());
+    assert_eq!(agent.stop().await, Some(0));
+}
+
+#[tokio::test]
 async fn check_only_checks() {
     let agent = Agent::new(&["127.0.0.1:1"]);
     let good = agent.output(agent.command("check")).await;

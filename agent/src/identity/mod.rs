@@ -134,7 +134,13 @@ impl Store {
     pub(crate) fn load(&self) -> Result<Option<Identity>, Error> {
         let path = self.path();
         let Some(text) = durable::read_file(&path)?.map(Zeroizing::new) else { return Ok(None) };
-        decode(&text).map(Some).map_err(|reason| Error::Damaged { path, reason })
+        let identity = decode(&text).map_err(|reason| Error::Damaged { path, reason })?;
+        // A process that was killed right after it joined has left its key there twice. Any
+        // other key belongs to a token that was not answered yet.
+        if self.left_join_key()?.is_some_and(|key| key == identity.key) {
+            self.forget_join_key()?;
+        }
+        Ok(Some(identity))
     }
 
     /// Replaces the stored identity.
@@ -155,17 +161,21 @@ impl Store {
 
     /// The key to join with: the one that an earlier attempt left, or a new one.
     fn join_key(&self) -> Result<Secret, Error> {
-        let path = self.join_key_path();
-        let left = durable::read_file(&path)?.map(Zeroizing::new);
-        let left = left.and_then(|text| PrivatePkcs8KeyDer::from_pem_slice(&text).ok());
-        if let Some(key) = left {
-            return Ok(Secret::new(key.secret_pkcs8_der().to_vec()));
+        if let Some(key) = self.left_join_key()? {
+            return Ok(key);
         }
         let key = new_key()?;
         let text = x509::key_to_pem(key.expose_secret());
-        durable::write_file(&path, text.as_bytes(), 0o600)?;
+        durable::write_file(&self.join_key_path(), text.as_bytes(), 0o600)?;
         crash_point("identity::key_written");
         Ok(key)
+    }
+
+    /// The key that an attempt to join has left; `None` too if it cannot be read as one.
+    fn left_join_key(&self) -> Result<Option<Secret>, Error> {
+        let left = durable::read_file(&self.join_key_path())?.map(Zeroizing::new);
+        let key = left.and_then(|text| PrivatePkcs8KeyDer::from_pem_slice(&text).ok());
+        Ok(key.map(|key| Secret::new(key.secret_pkcs8_der().to_vec())))
     }
 
     /// The join key has become the identity's, or its token is of no use.
@@ -274,6 +284,20 @@ pub(crate) mod tests {
         store.forget_join_key().unwrap();
         store.forget_join_key().unwrap();
         assert_ne!(store.join_key().unwrap(), first);
+    }
+
+    #[test]
+    fn only_a_join_key_that_is_the_identitys_is_removed() {
+        let (_dir, store) = store();
+        let web = identity("web-1");
+        store.save(&web).unwrap();
+        let other = store.join_key().unwrap();
+        store.load().unwrap().unwrap();
+        assert_eq!(store.join_key().unwrap(), other, "a token may be bound to it");
+        let text = x509::key_to_pem(web.key.expose_secret());
+        durable::write_file(&store.join_key_path(), text.as_bytes(), 0o600).unwrap();
+        store.load().unwrap().unwrap();
+        assert!(!store.join_key_path().exists());
     }
 
     #[test]

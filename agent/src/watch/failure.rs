@@ -46,7 +46,15 @@ impl Failure {
     fn of_error(error: &(dyn Error + 'static), text: String) -> Self {
         match tls_error(error) {
             Some(rustls::Error::InvalidCertificate(_)) => Self::Stranger(text),
-            Some(rustls::Error::AlertReceived(alert)) if is_about_identity(*alert) => {
+            Some(rustls::Error::AlertReceived(alert)) if ABOUT_IDENTITY.contains(alert) => {
+                Self::Refused(text)
+            }
+            // The server's verdict comes after the client's end of the handshake, and HTTP/2
+            // keeps only the text of what it then reads.
+            None if ABOUT_IDENTITY
+                .iter()
+                .any(|alert| text.contains(&rustls::Error::AlertReceived(*alert).to_string())) =>
+            {
                 Self::Refused(text)
             }
             _ => Self::Unavailable(text),
@@ -72,7 +80,9 @@ fn readable(status: &Status) -> String {
     }
     if let Some(source) = status.source() {
         let source = text::chain(source);
-        if !text.contains(&source) {
+        if source.starts_with(&text) {
+            text = source;
+        } else if !text.contains(&source) {
             text = format!("{text}: {source}");
         }
     }
@@ -97,19 +107,17 @@ fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> 
     None
 }
 
-fn is_about_identity(alert: AlertDescription) -> bool {
-    matches!(
-        alert,
-        AlertDescription::BadCertificate
-            | AlertDescription::UnsupportedCertificate
-            | AlertDescription::CertificateRevoked
-            | AlertDescription::CertificateExpired
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::UnknownCA
-            | AlertDescription::AccessDenied
-            | AlertDescription::CertificateRequired
-    )
-}
+/// Alerts with which a coordinator turns an identity down.
+const ABOUT_IDENTITY: [AlertDescription; 8] = [
+    AlertDescription::BadCertificate,
+    AlertDescription::UnsupportedCertificate,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::UnknownCA,
+    AlertDescription::AccessDenied,
+    AlertDescription::CertificateRequired,
+];
 
 #[cfg(test)]
 mod tests {
@@ -133,6 +141,9 @@ mod tests {
         assert!(matches!(Failure::of_error(&stranger, String::new()), Failure::Stranger(_)));
         let refused = wrap(rustls::Error::AlertReceived(AlertDescription::CertificateExpired));
         assert!(matches!(Failure::of_error(&refused, String::new()), Failure::Refused(_)));
+        let late = io::Error::other("connection error: received fatal alert: UnknownCA");
+        let late = Failure::of_error(&late, late.to_string());
+        assert!(matches!(late, Failure::Refused(_)));
         let other = wrap(rustls::Error::HandshakeNotComplete);
         assert!(matches!(Failure::of_error(&other, String::new()), Failure::Unavailable(_)));
     }

@@ -85,6 +85,10 @@ impl Link {
         &self,
         address: &str,
     ) -> Result<(AgentServiceClient<Channel>, Streaming<WatchResponse>), Failure> {
+        let expired_at = self.identity.not_after();
+        if expired_at <= self.clock.now() {
+            return Err(Failure::Refused(format!("it expired at {expired_at}")));
+        }
         let config =
             self.identity.client().map_err(|error| Failure::Unavailable(error.to_string()))?;
         let channel = tls::connect(address, Arc::new(config))

@@ -161,3 +161,33 @@ fn a_missing_file_is_named() {
     let error = Config::load(Path::new("/nonexistent/agent.toml")).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/agent.toml"), "{error}");
 }
+
+#[test]
+fn the_example_in_the_documentation_is_valid() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/agent.toml");
+    let config = Config::load(&file).unwrap();
+    assert_eq!((config.coordinators.len(), config.services.len()), (2, 3));
+}
+
+#[test]
+fn every_key_is_documented_and_stands_in_the_example() {
+    let read = |name: &str| {
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name))
+            .unwrap()
+    };
+    let (manual, example) = (read("agent.md"), read("examples/agent.toml"));
+    // A key that nobody knows makes each section tell those that it knows.
+    let found = problems(
+        "coordinators = ['a:1']\nx = 1\ninstall.x = 1\nretry.x = 1\nlog.x = 1\n
+         [[target]]\ncertificate = 'web'\nx = 1\n
+         [[service]]\nname = 'a'\nreload = { systemd = 'u', x = 1 }\nx = 1\n
+         probe = { address = 'a:1', x = 1 }",
+    );
+    assert_eq!(found.len(), 8, "{found:?}");
+    for line in found {
+        for key in line.split("known here: ").nth(1).unwrap().split(", ") {
+            assert!(manual.contains(key), "{key} is not in agent.md");
+            assert!(example.contains(key), "{key} is not in the example");
+        }
+    }
+}

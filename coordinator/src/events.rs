@@ -92,14 +92,12 @@ impl Events {
 
 /// `text` without control characters, which could talk to a terminal, and cut to `most` bytes.
 pub(crate) fn printable(text: &str, most: usize) -> String {
-    let mut clean = String::with_capacity(text.len().min(most));
-    for c in text.trim().chars() {
-        let c = if c == '\n' || !c.is_control() { c } else { ' ' };
-        if clean.len() + c.len_utf8() > most.saturating_sub(ELLIPSIS.len()) {
-            clean.push_str(ELLIPSIS);
-            break;
-        }
-        clean.push(c);
+    let harmless = |c: char| if c == '\n' || !c.is_control() { c } else { ' ' };
+    // A character has a byte at least, so no more of them are needed to see that it is too long.
+    let mut clean: String = text.trim().chars().take(most + 1).map(harmless).collect();
+    if clean.len() > most {
+        clean.truncate(clean.floor_char_boundary(most.saturating_sub(ELLIPSIS.len())));
+        clean.push_str(ELLIPSIS);
     }
     clean
 }

@@ -105,6 +105,12 @@ impl Metrics {
         self.handshakes_failed.inc();
     }
 
+    /// How many events were not written down.
+    #[cfg(test)]
+    pub(crate) fn events_dropped(&self) -> u64 {
+        self.events_dropped.get()
+    }
+
     /// Makes all counters known to `registry`.
     pub(crate) fn register(&self, registry: &mut Registry) {
         // The encoder adds `_total`.

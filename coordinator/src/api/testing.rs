@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -27,7 +27,11 @@ use chancery_shared::{
     x509::{Facts, Fingerprint},
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Status, transport::Channel};
 
@@ -37,7 +41,7 @@ use crate::{
     election::{Leadership, testing::lead},
     events::{self, Events},
     metrics::Metrics,
-    mirror::{Mirror, View},
+    mirror::{Health, Mirror, View},
     record::{
         self, Bundle, CertificateSpec, CertificateState, Chain, Event, EventKind, Issued, Record,
         key,
@@ -79,6 +83,7 @@ impl Fleet {
         let store = Arc::new(Flaky {
             inner: MemoryStore::new(clock.clone()),
             down: AtomicBool::new(false),
+            watches: Mutex::default(),
         });
         let directory = tempfile::tempdir().unwrap();
         let key_file = KeyFile::create(&directory.path().join("seal.key")).unwrap();
@@ -271,6 +276,18 @@ impl Fleet {
         self.agent(agent).await.watch(request).await.unwrap().into_inner()
     }
 
+    /// Takes the store away, with the mirror's watch, and waits until the mirror has noticed.
+    pub(crate) async fn lose_store(&self) {
+        self.store.set_down(true);
+        std::mem::take(&mut *self.store.watches.lock().unwrap()).cancel();
+        let lost = async {
+            while self.mirror.health() == Health::Following {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, lost).await.expect("the mirror notices");
+    }
+
     /// Waits until something holds for the mirror's view.
     pub(crate) async fn until<T>(&self, what: &str, mut look: impl FnMut(&View) -> Option<T>) -> T {
         let mut touched = self.mirror.touched();
@@ -395,6 +412,8 @@ pub(crate) fn labels(texts: &[&str]) -> BTreeMap<String, String> {
 pub(crate) struct Flaky {
     inner: Arc<MemoryStore>,
     down: AtomicBool,
+    /// Cancelled to end open watches.
+    watches: Mutex<CancellationToken>,
 }
 
 impl Flaky {
@@ -429,7 +448,17 @@ impl Store for Flaky {
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, Error> {
         self.check()?;
-        self.inner.watch(prefix, after).await
+        let mut commits = self.inner.watch(prefix, after).await?;
+        let over = self.watches.lock().unwrap().clone();
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(over.run_until_cancelled_owned(async move {
+            while let Some(commit) = commits.next().await {
+                if sender.send(commit).await.is_err() {
+                    return;
+                }
+            }
+        }));
+        Ok(Watch::new(receiver))
     }
 
     async fn campaign(&self, candidate: &Candidate) -> Result<Campaign, Error> {

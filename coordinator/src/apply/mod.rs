@@ -3,7 +3,7 @@
 //! Three steps, each of which leaves nothing open to the next:
 //!
 //! 1. [`desired::read`] turns the message into records, or names *all* that is wrong with it.
-//! 2. [`compare`] sets them against what the store has and lists the changes. Pure.
+//! 2. [`compare()`] sets them against what the store has and lists the changes. Pure.
 //! 3. [`Plan::batch`] makes one batch of the changes, with the revision of every record that it
 //!    touches as a precondition: the plan is carried out as it was shown, or not at all.
 //!

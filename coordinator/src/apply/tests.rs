@@ -1,1 +1,270 @@
+//! Reading and comparing desired states.
 
+use chancery_proto::v1::{
+    CertificateSpec as WireCertificate, DesiredState, IssuerSpec as WireIssuer,
+};
+use chancery_shared::number::Revision;
+use insta::assert_snapshot;
+use jiff::Timestamp;
+
+use super::*;
+use crate::{
+    record::Record,
+    store::{Entry, Operation, Snapshot},
+};
+
+fn now() -> Timestamp {
+    "2026-11-22T00:00:00Z".parse().unwrap()
+}
+
+fn issuer(name: &str) -> WireIssuer {
+    WireIssuer {
+        name: name.to_owned(),
+        directory: format!("https://{name}.example.org/dir"),
+        ..WireIssuer::default()
+    }
+}
+
+fn certificate(name: &str, identifiers: &[&str]) -> WireCertificate {
+    WireCertificate {
+        name: name.to_owned(),
+        identifiers: identifiers.iter().map(|&text| text.to_owned()).collect(),
+        key_type: String::new(),
+        issuers: vec!["main".to_owned()],
+        labels: [("role".to_owned(), "web".to_owned())].into(),
+    }
+}
+
+fn desired() -> DesiredState {
+    DesiredState {
+        issuers: vec![issuer("main"), issuer("spare")],
+        certificates: vec![
+            certificate("www", &["www.example.org", "example.org"]),
+            certificate("mail", &["mail.example.org"]),
+        ],
+    }
+}
+
+/// The view after `desired` was applied.
+fn applied(desired: &DesiredState) -> View {
+    let desired = read(desired).unwrap();
+    let empty = View::default();
+    let plan = compare(&empty, &desired, false, now()).unwrap();
+    let batch = plan.batch(Batch::unfenced(), &empty, &[]);
+    let entries = batch.operations.into_iter().map(|operation| match operation {
+        Operation::Put(key, value) => Entry { key, value, revision: Revision(3) },
+        Operation::Delete(key) => panic!("nothing to delete, least of all {key}"),
+    });
+    View::of(&Snapshot { revision: Revision(3), entries: entries.collect() })
+}
+
+/// `present` with one record more.
+fn with<T: Record>(present: &DesiredState, more: &[(String, &T)]) -> View {
+    let desired = read(present).unwrap();
+    let mut entries: Vec<_> =
+        more.iter().map(|(key, record)| entry(key, record::encode(*record))).collect();
+    entries.extend(
+        desired.issuers.values().map(|spec| entry(&key::issuer(&spec.name), record::encode(spec))),
+    );
+    entries.extend(
+        desired
+            .certificates
+            .values()
+            .map(|spec| entry(&key::certificate(&spec.name), record::encode(spec))),
+    );
+    View::of(&Snapshot { revision: Revision(3), entries })
+}
+
+fn entry(key: &str, value: bytes::Bytes) -> Entry {
+    Entry { key: key.to_owned(), value, revision: Revision(3) }
+}
+
+fn plan(present: &View, wire: &DesiredState, prune: bool) -> Plan {
+    compare(present, &read(wire).unwrap(), prune, now()).unwrap()
+}
+
+/// A plan as a person would write it down.
+fn text(plan: &Plan) -> String {
+    let mut text = String::new();
+    for change in &plan.changes {
+        let wire = change.to_wire();
+        let order = if wire.causes_order { " (orders)" } else { "" };
+        let action = wire.action().as_str_name();
+        writeln!(text, "{action} {} {}{order}", wire.kind, wire.name).unwrap();
+        for detail in &wire.details {
+            writeln!(text, "    {detail}").unwrap();
+        }
+    }
+    text + &format!("unchanged: {}\nkept: {:?}\n", plan.unchanged, plan.kept)
+}
+
+#[test]
+fn everything_is_new_at_first() {
+    assert_snapshot!(text(&plan(&View::default(), &desired(), false)));
+}
+
+#[test]
+fn what_is_as_desired_is_left_alone() {
+    let plan = plan(&applied(&desired()), &desired(), true);
+    assert!(plan.changes.is_empty());
+    assert_eq!(plan.unchanged, 4);
+}
+
+#[test]
+fn changes_are_shown_field_by_field() {
+    let mut changed = desired();
+    changed.issuers[1].contacts = vec!["mailto:ops@example.org".to_owned()];
+    let www = &mut changed.certificates[0];
+    www.identifiers.push("api.example.org".to_owned());
+    www.issuers.push("spare".to_owned());
+    changed.certificates[1].labels.clear();
+    assert_snapshot!(text(&plan(&applied(&desired()), &changed, false)));
+}
+
+#[test]
+fn a_change_says_whether_an_order_follows() {
+    let issued = CertificateState {
+        generation: chancery_shared::number::Generation(1),
+        issued: Some(record::Issued {
+            serial: "01".to_owned(),
+            fingerprint: Fingerprint::of(b"leaf"),
+            not_before: "2026-11-01T00:00:00Z".parse().unwrap(),
+            not_after: "2027-01-30T00:00:00Z".parse().unwrap(),
+            issuer: "main".parse().unwrap(),
+            issued_by: "CA".to_owned(),
+            identifiers: vec!["mail.example.org".parse().unwrap()],
+            key_type: chancery_shared::key_type::KeyType::EcdsaP256,
+            stored_at: "2026-11-01T00:00:00Z".parse().unwrap(),
+        }),
+        ..CertificateState::default()
+    };
+    let present = with(&desired(), &[("states/mail".to_owned(), &issued)]);
+    let causes = |change: fn(&mut WireCertificate)| {
+        let mut changed = desired();
+        change(&mut changed.certificates[1]);
+        let plan = plan(&present, &changed, false);
+        assert_eq!(plan.changes.len(), 1);
+        plan.changes[0].causes_order
+    };
+    assert!(causes(|mail| mail.identifiers.push("smtp.example.org".to_owned())));
+    assert!(causes(|mail| mail.key_type = "rsa-2048".to_owned()));
+    assert!(causes(|mail| mail.issuers = vec!["spare".to_owned()]));
+    assert!(!causes(|mail| mail.issuers.push("spare".to_owned())));
+    assert!(!causes(|mail| mail.labels.clear()));
+}
+
+#[test]
+fn what_the_files_do_not_name_is_kept_or_pruned() {
+    let mut less = desired();
+    less.issuers.pop();
+    less.certificates.pop();
+    let present = applied(&desired());
+    assert_snapshot!(format!(
+        "{}\npruned:\n{}",
+        text(&plan(&present, &less, false)),
+        text(&plan(&present, &less, true))
+    ));
+}
+
+#[test]
+fn a_plan_is_told_from_another_by_its_id() {
+    let present = applied(&desired());
+    let mut changed = desired();
+    changed.certificates[0].identifiers.pop();
+    let (one, two) = (plan(&present, &changed, false), plan(&present, &changed, false));
+    assert_eq!(one.id(), two.id());
+    assert_eq!(one.id().len(), 16);
+    changed.certificates[0].identifiers.push("other.example.org".to_owned());
+    assert_ne!(plan(&present, &changed, false).id(), one.id());
+    assert_ne!(plan(&present, &desired(), false).id(), one.id());
+}
+
+#[test]
+fn every_record_that_is_touched_is_a_condition() {
+    let present = applied(&desired());
+    let mut changed = desired();
+    changed.certificates[0].identifiers.pop();
+    changed.certificates[1] = certificate("new", &["new.example.org"]);
+    changed.issuers.pop();
+    let plan = plan(&present, &changed, true);
+    let related = Related {
+        certificate: "mail".parse().unwrap(),
+        state: None,
+        order: Some(Revision(9)),
+        keys: vec!["bundles/mail/1".to_owned()],
+    };
+    let batch = plan.batch(Batch::unfenced(), &present, &[related]);
+    let mut conditions: Vec<_> =
+        batch.conditions.iter().map(|condition| format!("{condition:?}")).collect();
+    conditions.sort();
+    assert_snapshot!(conditions.join("\n"), @r#"
+    Absent("certificates/new")
+    Absent("states/mail")
+    Unchanged("certificates/mail", Revision(3))
+    Unchanged("certificates/www", Revision(3))
+    Unchanged("issuers/spare", Revision(3))
+    Unchanged("orders/mail", Revision(9))
+    "#);
+}
+
+#[test]
+fn all_problems_are_named_at_once() {
+    let wire = DesiredState {
+        issuers: vec![
+            WireIssuer {
+                name: "Main".to_owned(),
+                directory: "http://ca.example.org/dir".to_owned(),
+                contacts: vec!["ops@example.org".to_owned()],
+                trust_roots_pem: "nothing".to_owned(),
+            },
+            WireIssuer { directory: String::new(), ..issuer("empty") },
+            WireIssuer {
+                trust_roots_pem: "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+                    .to_owned(),
+                ..issuer("roots")
+            },
+            issuer("twice"),
+            issuer("twice"),
+        ],
+        certificates: vec![
+            WireCertificate {
+                key_type: "dsa".to_owned(),
+                issuers: Vec::new(),
+                labels: [("A B".to_owned(), "c".to_owned())].into(),
+                ..certificate("../www", &["www.example.org", "WWW.example.org", "localhost"])
+            },
+            WireCertificate {
+                issuers: vec!["main".to_owned(), "main".to_owned()],
+                ..certificate("none", &[])
+            },
+            certificate("wild", &["*.example.org"]),
+            certificate("wild", &["a.example.org"]),
+        ],
+    };
+    assert_snapshot!(read(&wire).unwrap_err());
+}
+
+#[test]
+fn problems_that_only_show_in_view_of_what_is() {
+    let mut wire = desired();
+    wire.issuers.clear();
+    wire.certificates[0].issuers = vec!["unknown".to_owned()];
+    let present = applied(&desired());
+    let problems = compare(&present, &read(&wire).unwrap(), true, now()).unwrap_err();
+    assert_snapshot!(problems, @r#"
+    certificate "mail": issuer "main" would be deleted, because the files do not declare it
+    certificate "www": issuer "unknown" is not declared
+    "#);
+    // Without prune the declared one stays.
+    let problems = compare(&present, &read(&wire).unwrap(), false, now()).unwrap_err();
+    assert_eq!(problems.0, ["certificate \"www\": issuer \"unknown\" is not declared"]);
+}
+
+#[test]
+fn a_record_of_a_newer_version_is_not_overwritten() {
+    let value = br#"{"kind":"certificate","version":99,"data":{}}"#;
+    let entries = vec![entry("certificates/www", bytes::Bytes::from_static(value))];
+    let present = View::of(&Snapshot { revision: Revision(3), entries });
+    let problems = compare(&present, &read(&desired()).unwrap(), false, now()).unwrap_err();
+    assert!(problems.0[0].contains("upgrade this coordinator"), "{problems}");
+}

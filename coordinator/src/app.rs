@@ -50,7 +50,7 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
     /// An address cannot be listened on.
-    #[error("cannot listen on {address} ({key} in the configuration): {source}")]
+    #[error("cannot listen on {address} ({key} in the configuration)")]
     Listen {
         /// The key in the configuration.
         key: &'static str,

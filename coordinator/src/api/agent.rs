@@ -58,7 +58,7 @@ impl AgentService for Agents {
 
 impl Agents {
     async fn rotate(&self, caller: &Caller, csr: &Csr) -> Result<RotateIdentityResponse, Status> {
-        let leadership = self.api.lead()?;
+        let leadership = self.api.lead().await?;
         let agent_key = key::agent(&caller.name);
         let stored = self.api.get::<Agent>(&agent_key).await?;
         let (mut agent, revision) = match stored {

@@ -39,7 +39,7 @@ impl EnrolmentService for Enrolment {
         let known = self.api.mirror.read().tokens.get(&token.id).cloned();
         let record = known.as_ref().map(|known| &*known.record);
         self.check(&token, record, &from)?;
-        let leadership = self.api.lead()?;
+        let leadership = self.api.lead().await?;
         let csr = Csr::parse(&request.csr_der)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let token_key = key::token(&token.id);

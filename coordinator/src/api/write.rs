@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chancery_shared::number::Revision;
+use chancery_shared::{name::NodeName, number::Revision};
 use tonic::Status;
 
 use super::Api;
@@ -13,20 +13,35 @@ use crate::{
 };
 
 impl Api {
-    /// The present term of leadership, or `FAILED_PRECONDITION` with who has it.
-    pub(super) fn lead(&self) -> Result<Leadership, Status> {
-        let own = self.leadership.borrow().clone();
-        own.filter(|own| own.check().is_ok()).ok_or_else(|| self.not_leading())
+    /// The present term of leadership, or `FAILED_PRECONDITION` with who has it. While nobody
+    /// leads, as after a start and in a hand-over, it waits a little for this to pass.
+    pub(super) async fn lead(&self) -> Result<Leadership, Status> {
+        let mut terms = self.leadership.clone();
+        let own_term = async {
+            loop {
+                let own = terms.borrow_and_update().clone();
+                let own = own.filter(|own| own.check().is_ok());
+                if own.is_some() || self.other_leader().is_some() || terms.changed().await.is_err()
+                {
+                    return own;
+                }
+            }
+        };
+        let own = tokio::time::timeout(ELECTION, own_term).await;
+        own.ok().flatten().ok_or_else(|| self.not_leading())
+    }
+
+    /// The leader, if another coordinator was the last to lead.
+    fn other_leader(&self) -> Option<NodeName> {
+        let view = self.mirror.read();
+        let leader = view.leader.as_ref().map(|leader| &leader.record.node);
+        leader.filter(|node| **node != self.status.about().node).cloned()
     }
 
     pub(super) fn not_leading(&self) -> Status {
-        let view = self.mirror.read();
-        let leader = view.leader.as_ref().map(|leader| &leader.record.node);
-        Status::failed_precondition(match leader {
-            Some(node) if *node != self.status.about().node => {
-                format!("this coordinator does not lead; {node} does: ask there")
-            }
-            _ => "no coordinator leads at the moment; try again shortly".to_owned(),
+        Status::failed_precondition(match self.other_leader() {
+            Some(node) => format!("this coordinator does not lead; {node} does: ask there"),
+            None => "no coordinator leads at the moment; try again shortly".to_owned(),
         })
     }
 
@@ -75,3 +90,5 @@ impl Api {
 }
 
 const OWN_WRITE: Duration = Duration::from_secs(5);
+/// An election without trouble takes a fraction of this.
+const ELECTION: Duration = Duration::from_secs(3);

@@ -22,7 +22,7 @@ impl Api {
     /// Removes an agent with its reports and its join tokens. Its stream ends when the mirror
     /// shows it, which is before this returns.
     pub(super) async fn remove_agent(&self, name: &AgentName, who: &str) -> Result<(), Status> {
-        let leadership = self.lead()?;
+        let leadership = self.lead().await?;
         let agent_key = key::agent(name);
         let Some((_, revision)) = self.get::<Agent>(&agent_key).await? else {
             return Err(not_found("agent", name));
@@ -64,7 +64,7 @@ impl Api {
         who: &str,
     ) -> Result<CreateTokenResponse, Status> {
         let (agent, labels, ttl) = check(&request)?;
-        let leadership = self.lead()?;
+        let leadership = self.lead().await?;
         let authority = self.mirror.read().authority.as_ref().map(|known| known.record.clone());
         let authority = authority.ok_or_else(|| {
             Status::unavailable("the internal CA is being made; try again in a second")

@@ -24,7 +24,7 @@ impl Api {
             let (plan, _) = self.plan(&desired, request.prune).await?;
             return Ok(response(&plan, false));
         }
-        let leadership = self.lead()?;
+        let leadership = self.lead().await?;
         let _one_at_a_time = self.applying.lock().await;
         let mut tries = 0;
         loop {

@@ -22,7 +22,7 @@ impl Api {
         name: &CertName,
         who: &str,
     ) -> Result<RenewCertificateResponse, Status> {
-        let leadership = self.lead()?;
+        let leadership = self.lead().await?;
         let (spec_key, state_key) = (key::certificate(name), key::state(name));
         let Some((_, spec)) = self.get::<CertificateSpec>(&spec_key).await? else {
             return Err(not_found("certificate", name));

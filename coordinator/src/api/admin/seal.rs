@@ -17,7 +17,7 @@ impl Api {
     /// Makes a new data key and has everything sealed under it from now on. What was sealed before
     /// is re-sealed by the leader in the background.
     pub(super) async fn rotate_seal(&self, who: &str) -> Result<RotateSealResponse, Status> {
-        let leadership = self.lead()?;
+        let leadership = self.lead().await?;
         let now = self.clock.now();
         let added = rotation::add_key(&*self.store, &leadership, &self.sealer, now).await;
         let active = added.map_err(|error| match error {

@@ -193,25 +193,38 @@ async fn only_the_leader_changes_anything() {
     fleet.declare("www", &["role=web"]).await;
     fleet.leading.send_replace(None);
     let before = fleet.mirror.revision();
-    let refused = [
-        admin.apply(apply(&["www"])).await.unwrap_err(),
-        admin
-            .renew_certificate(RenewCertificateRequest { name: "www".to_owned() })
-            .await
-            .unwrap_err(),
-        admin.remove_agent(RemoveAgentRequest { name: "web-1".to_owned() }).await.unwrap_err(),
-        admin
-            .create_token(CreateTokenRequest { agent: "web-1".to_owned(), ..Default::default() })
-            .await
-            .unwrap_err(),
-    ];
-    for status in refused {
+    // Each waits a little for an election.
+    let (mut renewing, mut removing, mut inviting) = (admin.clone(), admin.clone(), admin.clone());
+    let token = CreateTokenRequest { agent: "web-1".to_owned(), ..Default::default() };
+    let (applied, renewed, removed, invited) = tokio::join!(
+        admin.apply(apply(&["www"])),
+        renewing.renew_certificate(RenewCertificateRequest { name: "www".to_owned() }),
+        removing.remove_agent(RemoveAgentRequest { name: "web-1".to_owned() }),
+        inviting.create_token(token),
+    );
+    for status in
+        [applied.unwrap_err(), renewed.unwrap_err(), removed.unwrap_err(), invited.unwrap_err()]
+    {
         assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
     }
     assert_eq!(fleet.mirror.revision(), before);
     // Looking is possible everywhere.
     let dry = ApplyRequest { dry_run: true, ..apply(&["www"]) };
     admin.apply(dry).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_change_waits_for_an_election_that_is_under_way() {
+    let fleet = Fleet::start().await;
+    let mut admin = fleet.admin().await;
+    fleet.leading.send_replace(None);
+    let request = apply(&["www"]);
+    let mut applied = std::pin::pin!(admin.apply(request));
+    let moment = std::time::Duration::from_millis(50);
+    let early = tokio::time::timeout(moment, &mut applied).await;
+    assert!(early.is_err(), "nobody leads, but {early:?}");
+    fleet.leading.send_replace(Some(fleet.leadership.clone()));
+    assert!(applied.await.unwrap().into_inner().applied);
 }
 
 #[tokio::test]

@@ -69,7 +69,8 @@ fn deployment(name: &CertName, record: &CertRecord, config: &Config) -> Deployme
     DeploymentReport {
         certificate: name.as_str().to_owned(),
         state: state.into(),
-        delivered_generation: record.delivered.0,
+        // Whatever somebody did to the files: what is there was delivered once.
+        delivered_generation: record.delivered.max(record.installed).max(served).0,
         installed_generation: record.installed.0,
         served_generation: served.0,
         message: record.message.clone(),

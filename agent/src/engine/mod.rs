@@ -107,7 +107,6 @@ impl Engine {
         let layout = Layout::new(config.install.dir.clone());
         layout.clean_up()?;
         let (file, mut state) = StateFile::open(&config.state_dir)?;
-        let anew = state.certificates.is_empty();
         state.services.retain(|name, _| config.services.contains_key(name));
         let (publish, published) = watch::channel(Arc::default());
         let mut engine = Self {
@@ -128,9 +127,6 @@ impl Engine {
             publish,
         };
         engine.load()?;
-        if anew {
-            engine.adopt();
-        }
         Ok((engine, published))
     }
 

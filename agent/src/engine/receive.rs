@@ -49,6 +49,7 @@ impl Engine {
     /// Loads the cache. A bundle below what was once delivered is left alone.
     pub(super) fn load(&mut self) -> Result<(), cache::Error> {
         for (certificate, brief) in self.cache.load()? {
+            self.meet(&certificate);
             let delivered = self.record(&certificate).delivered;
             if brief.generation < delivered {
                 tracing::warn!(
@@ -77,6 +78,7 @@ impl Engine {
             }
         };
         let certificate = bundle.certificate().clone();
+        self.meet(&certificate);
         match self.refusal(&bundle) {
             Some(Refusal::Known) => tracing::debug!(%certificate, "received again"),
             Some(Refusal::Stale) => tracing::warn!(
@@ -92,6 +94,19 @@ impl Engine {
                 self.store_received();
             }
         }
+    }
+
+    /// Begins the record of a certificate. If the records were lost, what is linked counts as
+    /// delivered, so that nothing older comes, and as good: it is activated again, but a
+    /// failure of a service is no reason to take it away.
+    fn meet(&mut self, certificate: &CertName) {
+        if self.state.certificates.contains_key(certificate) {
+            return;
+        }
+        let linked = self.layout.observe(certificate).ok().and_then(|observed| observed.linked);
+        let record = self.record(certificate);
+        record.good = linked;
+        record.delivered = linked.map_or(Generation(0), |build| build.generation);
     }
 
     /// What speaks against a bundle (invariant 4).
@@ -112,16 +127,17 @@ impl Engine {
             return Some(Refusal::Trouble(format!(
                 "generation {generation} was refused: this agent has had generation {} before and \
                  never goes back. If the coordinators' store was begun anew, stop this agent, \
-                 remove {} and {}, and start it again",
+                 remove {}, {} and the link {}, and start it again",
                 record.delivered,
                 self.file.path().display(),
-                self.cache.dir().display()
+                self.cache.dir().display(),
+                self.layout.stable_path(certificate).display()
             )));
         }
         if generation > record.delivered {
             return None;
         }
-        if record.content != Some(bundle.brief().content) {
+        if record.content.is_some_and(|content| content != bundle.brief().content) {
             return Some(Refusal::Trouble(format!(
                 "generation {generation} was refused: it was delivered before with another content"
             )));

@@ -241,8 +241,9 @@ async fn a_switch_that_was_never_activated_is_activated_at_the_next_start() {
 async fn without_its_records_the_agent_takes_nothing_away() {
     let (site, service) = site().await;
     let agent = Running::start(site.config("", &service));
-    for generation in 1..=2 {
-        agent.send(bundle("web", generation)).await;
+    let second = bundle("web", 2);
+    for (bundle, generation) in [(bundle("web", 1), 1), (second.clone(), 2)] {
+        agent.send(bundle).await;
         agent
             .until(|snapshot| {
                 deployment(snapshot, "web").is_some_and(|web| web.served_generation == generation)
@@ -251,8 +252,13 @@ async fn without_its_records_the_agent_takes_nothing_away() {
     }
     agent.stop().await;
     fs::write(site.path("state/state.json"), "damaged").unwrap();
+    fs::remove_dir_all(site.path("state/bundles")).unwrap();
     site.set("nginx.broken", true);
     let agent = Running::start(site.config("", &service));
+    agent.send(bundle("web", 1)).await;
+    let refused = agent.until_state("web", DeploymentState::InstallFailed).await;
+    assert!(refused.message.contains("has had generation 2 before"), "{}", refused.message);
+    agent.send(second).await;
     let failed = agent.until_state("web", DeploymentState::TestFailed).await;
     assert_eq!(failed.installed_generation, 2, "{}", failed.message);
     site.set("nginx.broken", false);

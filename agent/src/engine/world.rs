@@ -85,16 +85,6 @@ impl Engine {
         self.config.services.keys().map(|name| (name.clone(), service(name))).collect()
     }
 
-    /// Without a record of what was done, what is linked counts as good: it is activated
-    /// again, but a failure of a service is no reason to take it away.
-    pub(super) fn adopt(&mut self) {
-        for name in self.wanted.keys().cloned().collect::<Vec<_>>() {
-            if let Ok(observed) = self.layout.observe(&name) {
-                self.record(&name).good = observed.linked;
-            }
-        }
-    }
-
     /// Records what has reached all of its services.
     pub(super) fn note_installed(&mut self, world: &World) {
         for (name, certificate) in &world.certificates {

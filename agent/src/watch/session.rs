@@ -142,25 +142,29 @@ async fn reports(
     mut client: AgentServiceClient<Channel>,
     mut published: watch::Receiver<Arc<Snapshot>>,
 ) -> Failure {
-    let mut waits = Policy::CONNECT.waits();
+    let (mut waits, mut told) = (Policy::CONNECT.waits(), false);
     loop {
         let report = published.borrow_and_update().report.clone();
         let sent = timeout(REPORT_TIMEOUT, client.report(report)).await;
-        let wait = match sent {
+        let failure = match sent {
             Ok(Ok(_)) => {
-                waits.reset();
-                // For ever, unless something changes.
+                (waits, told) = (Policy::CONNECT.waits(), false);
                 None
             }
             Ok(Err(status)) => match Failure::of_status(&status) {
                 refused @ Failure::Refused(_) => return refused,
-                failure => {
-                    tracing::debug!("a report could not be sent: {failure}");
-                    Some(waits.next_wait())
-                }
+                failure => Some(failure.to_string()),
             },
-            Err(_) => Some(waits.next_wait()),
+            Err(_) => Some("no answer in time".to_owned()),
         };
+        let wait = failure.map(|failure| {
+            if std::mem::replace(&mut told, true) {
+                tracing::debug!("still no report could be sent: {failure}");
+            } else {
+                tracing::warn!("a report could not be sent, trying again: {failure}");
+            }
+            waits.next_wait()
+        });
         let changed = async {
             if published.changed().await.is_err() {
                 // The engine has ended; the last report is sent by the session.
@@ -168,6 +172,7 @@ async fn reports(
             }
         };
         match wait {
+            // For ever, unless something changes.
             None => changed.await,
             Some(wait) => tokio::select! {
                 () = sleep(wait) => {}

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use chancery_shared::{
     name::{AgentName, CertName, IssuerName},
-    number::Revision,
+    number::{Generation, Revision},
     x509::Fingerprint,
 };
 
@@ -119,6 +119,21 @@ impl View {
     /// The deployment of a certificate on an agent.
     pub fn deployment(&self, agent: &str, certificate: &str) -> Option<&Deployment> {
         Some(&*self.deployments.get(agent)?.get(certificate)?.record)
+    }
+
+    /// The generation that a renewal of a certificate becomes, if `present` is the newest one. Agents
+    /// may have had later ones before the store was restored from a backup, and never go back.
+    pub fn next_generation(&self, certificate: &CertName, present: Generation) -> Generation {
+        let delivered = self.delivered(certificate).unwrap_or_default();
+        // No agent can use up the numbers that there are.
+        let believed = Generation(present.0.saturating_add(MOST_AHEAD));
+        delivered.min(believed).max(present).next()
+    }
+
+    /// The highest generation of a certificate that an agent says it has had.
+    pub fn delivered(&self, certificate: &CertName) -> Option<Generation> {
+        let on_agents = self.deployments.values().filter_map(|table| table.get(certificate));
+        on_agents.map(|deployment| deployment.record.delivered).max()
     }
 
     fn put(&mut self, entry: &Entry, touched: &mut Touched) {
@@ -310,4 +325,43 @@ where
 
 fn touch<K: Ord>(set: &mut BTreeSet<K>, name: Option<K>) {
     set.extend(name);
+}
+
+/// More renewals than a certificate can have between a backup and its restore.
+const MOST_AHEAD: u64 = 1_000_000;
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::record::DeploymentState;
+
+    #[test]
+    fn the_next_generation_is_above_what_any_agent_has_had() {
+        let mut view = View::default();
+        let www: CertName = "www".parse().unwrap();
+        assert_eq!(view.next_generation(&www, Generation(4)), Generation(5));
+        for (agent, delivered, next) in
+            [("web-1", 3, 5), ("web-2", 9, 10), ("liar", u64::MAX, 4 + MOST_AHEAD + 1)]
+        {
+            let agent: AgentName = agent.parse().unwrap();
+            let record = Arc::new(Deployment {
+                agent: agent.clone(),
+                certificate: www.clone(),
+                state: DeploymentState::Installed,
+                delivered: Generation(delivered),
+                installed: Generation(delivered),
+                served: Generation(delivered),
+                message: String::new(),
+                changed_at: Timestamp::UNIX_EPOCH,
+                failures: 0,
+            });
+            let versioned = Versioned { record, revision: Revision(1) };
+            view.deployments.insert(agent, BTreeMap::from([(www.clone(), versioned)]));
+            assert_eq!(view.next_generation(&www, Generation(4)), Generation(next));
+            let other = "api".parse().unwrap();
+            assert_eq!(view.next_generation(&other, Generation(4)), Generation(5));
+        }
+    }
 }

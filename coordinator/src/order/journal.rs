@@ -97,7 +97,7 @@ impl Journal {
     ) -> Result<Entry, Error> {
         let name = &intent.spec.name;
         let state = self.state(name).await?;
-        let generation = state.0.generation.next();
+        let generation = self.mirror.read().next_generation(name, state.0.generation);
         let key_type = intent.spec.key_type;
         let pkcs8 = tokio::task::spawn_blocking(move || key_type.generate())
             .await

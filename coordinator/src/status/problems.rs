@@ -31,6 +31,7 @@ pub(super) fn list(inputs: &Inputs<'_>) -> Vec<String> {
     }
     problems.extend(inputs.view.damaged.values().map(ToString::to_string));
     certificates(inputs, &mut problems);
+    set_back(inputs, &mut problems);
     deployments(inputs, &mut problems);
     disconnected(inputs, &mut problems);
     if problems.len() > MOST {
@@ -65,6 +66,21 @@ fn certificates(inputs: &Inputs<'_>, problems: &mut Vec<String>) {
     // What was never issued sorts as the most urgent but the expired: nothing is served at all.
     found.sort_by_key(|(end, _)| end.unwrap_or(inputs.now));
     problems.extend(found.into_iter().map(|(_, sentence)| sentence));
+}
+
+/// Certificates of which agents have had later generations than the store knows. They keep those.
+fn set_back(inputs: &Inputs<'_>, problems: &mut Vec<String>) {
+    for name in inputs.view.certificates.keys() {
+        let Some(known) = Known::of(inputs.view, name) else { continue };
+        let present = known.state.map(|state| state.generation).unwrap_or_default();
+        if let Some(delivered) = inputs.view.delivered(name).filter(|had| *had > present) {
+            problems.push(format!(
+                "agents have generation {delivered} of certificate {name}, the store knows only \
+                 {present}: it is older than they are, as after a restore; they keep theirs until \
+                 `chancery cert renew {name}` makes one that is newer than both"
+            ));
+        }
+    }
 }
 
 fn deployments(inputs: &Inputs<'_>, problems: &mut Vec<String>) {

@@ -160,9 +160,24 @@ async fn problems_come_most_urgent_first() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_older_than_its_agents_is_a_problem() {
+    let fleet = Fleet::start().await;
+    let www = fleet.declare("www", &["role=web"]).await;
+    fleet.issue(&www, 1).await;
+    fleet.join("web-1", &["role=web"]).await;
+    deploy(&fleet, "web-1", &www, DeploymentState::Installed).await;
+    let problems = fleet.status.overview().problems;
+    assert!(problems[0].contains("generation 2 of certificate www"), "{problems:?}");
+    assert!(problems[0].contains("`chancery cert renew www`"), "{problems:?}");
+    fleet.issue(&www, 3).await;
+    assert_eq!(fleet.status.overview().problems, [""; 0]);
+}
+
+#[tokio::test]
 async fn an_agent_that_stays_away_is_a_problem_and_one_that_reconnects_is_not() {
     let fleet = Fleet::start().await;
     let www = fleet.declare("www", &["role=web"]).await;
+    fleet.issue(&www, 2).await;
     let agent = fleet.join("web-1", &["role=web"]).await;
     deploy(&fleet, "web-1", &www, DeploymentState::Installed).await;
     let name: AgentName = "web-1".parse().unwrap();

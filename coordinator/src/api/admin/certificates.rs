@@ -45,7 +45,7 @@ impl Api {
         self.commit(batch).await?;
         let message = format!("{who} asked for a renewal");
         self.events.record(EventKind::RenewalRequested, name.as_str(), message);
-        let generation = state.generation.next().0;
+        let generation = self.mirror.read().next_generation(name, state.generation).0;
         Ok(RenewCertificateResponse { generation, already_running: false })
     }
 }

@@ -266,7 +266,9 @@ fn leaf_params(common_name: &str, now: Timestamp, not_after: Timestamp) -> Certi
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.serial_number = Some(random_serial());
-    params.not_before = at(now - BACKDATED);
+    // A short life must not be over by half before it begins: agents rotate then.
+    let backdated = BACKDATED.min(not_after.duration_since(now).unsigned_abs() / 10);
+    params.not_before = at(now - backdated);
     params.not_after = at(not_after);
     params.use_authority_key_identifier_extension = true;
     params

@@ -1,6 +1,6 @@
 //! Removing agents, and letting new ones join.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chancery_proto::v1::{CreateTokenRequest, CreateTokenResponse};
 use chancery_shared::{
@@ -10,11 +10,12 @@ use chancery_shared::{
     x509::Fingerprint,
 };
 use jiff::Timestamp;
+use tokio::sync::broadcast::error::RecvError;
 use tonic::Status;
 
 use super::{super::Api, not_found};
 use crate::{
-    record::{self, Agent, EventKind, JoinToken as TokenRecord, key},
+    record::{self, Agent, Authority, EventKind, JoinToken as TokenRecord, key},
     store::Batch,
 };
 
@@ -65,8 +66,8 @@ impl Api {
     ) -> Result<CreateTokenResponse, Status> {
         let (agent, labels, ttl) = check(&request)?;
         let leadership = self.lead().await?;
-        let authority = self.mirror.read().authority.as_ref().map(|known| known.record.clone());
-        let authority = authority.ok_or_else(|| {
+        let authority = tokio::time::timeout(AUTHORITY_MADE, self.authority()).await;
+        let authority = authority.map_err(|_| {
             Status::unavailable("the internal CA is being made; try again in a second")
         })?;
         let now = self.clock.now();
@@ -91,6 +92,21 @@ impl Api {
             expires_at: Some(to_timestamp(until)),
             ca_fingerprint: token.ca_fingerprint.to_string(),
         })
+    }
+
+    /// The internal CA. The very first leader makes it once it is elected. Cancel-safe.
+    async fn authority(&self) -> Arc<Authority> {
+        let mut touched = self.mirror.touched();
+        loop {
+            let known = self.mirror.read().authority.as_ref().map(|known| known.record.clone());
+            if let Some(authority) = known {
+                return authority;
+            }
+            if let Err(RecvError::Closed) = touched.recv().await {
+                // The mirror is gone, and with it the process.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     fn without_expired(&self, batch: Batch, now: Timestamp) -> Batch {
@@ -120,6 +136,8 @@ fn check(request: &CreateTokenRequest) -> Result<(AgentName, Labels, Duration), 
     }
 }
 
+/// How long a token waits for the CA that the first leader makes right after its election.
+const AUTHORITY_MADE: Duration = Duration::from_secs(3);
 const DEFAULT_TTL: Duration = Duration::from_hours(1);
 const MOST_TTL: Duration = Duration::from_hours(7 * 24);
 /// Expired tokens that go with the making of a new one.

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 /// The agents that this coordinator has seen since it started.
 pub struct Presence {
     clock: SharedClock,
-    agents: Mutex<HashMap<AgentName, Seen>>,
+    agents: Mutex<HashMap<AgentName, Entry>>,
 }
 
 /// What is known of an agent's connections.
@@ -24,6 +24,13 @@ pub struct Seen {
     pub connected_since: Option<Timestamp>,
     /// When it was last heard.
     pub last_seen: Timestamp,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    seen: Seen,
+    /// Whether it goes with its last stream.
+    removed: bool,
 }
 
 impl Presence {
@@ -48,7 +55,7 @@ impl Presence {
 
     /// What is known of `agent`; `None` if it was not seen since this process started.
     pub fn of(&self, agent: &AgentName) -> Option<Seen> {
-        self.agents.lock().expect("no holder panics").get(agent).copied()
+        self.agents.lock().expect("no holder panics").get(agent).map(|entry| entry.seen)
     }
 
     /// Whether `agent` has a stream open.
@@ -56,10 +63,26 @@ impl Presence {
         self.of(agent).is_some_and(|seen| seen.streams > 0)
     }
 
-    /// Forgets an agent that was removed, unless it still has a stream, whose end forgets it.
+    /// Forgets an agent that was removed, at once or with the end of its last stream.
     pub fn forget(&self, agent: &AgentName) {
         let mut agents = self.agents.lock().expect("no holder panics");
-        if agents.get(agent).is_some_and(|seen| seen.streams == 0) {
+        match agents.get_mut(agent) {
+            Some(entry) if entry.seen.streams > 0 => entry.removed = true,
+            _ => drop(agents.remove(agent)),
+        }
+    }
+
+    fn disconnect(&self, agent: &AgentName) {
+        let now = self.clock.now();
+        let mut agents = self.agents.lock().expect("no holder panics");
+        let Some(Entry { seen, removed }) = agents.get_mut(agent) else { return };
+        seen.streams = seen.streams.saturating_sub(1);
+        if seen.streams > 0 {
+            return;
+        }
+        seen.connected_since = None;
+        seen.last_seen = now;
+        if *removed {
             agents.remove(agent);
         }
     }
@@ -67,10 +90,12 @@ impl Presence {
     fn update(&self, agent: &AgentName, change: impl FnOnce(&mut Seen, Timestamp)) {
         let now = self.clock.now();
         let mut agents = self.agents.lock().expect("no holder panics");
-        let new = Seen { streams: 0, connected_since: None, last_seen: now };
-        let seen = agents.entry(agent.clone()).or_insert(new);
-        seen.last_seen = now;
-        change(seen, now);
+        let seen = Seen { streams: 0, connected_since: None, last_seen: now };
+        let entry = agents.entry(agent.clone()).or_insert(Entry { seen, removed: false });
+        // Whoever is let in has been made an agent again.
+        entry.removed = false;
+        entry.seen.last_seen = now;
+        change(&mut entry.seen, now);
     }
 }
 
@@ -89,11 +114,39 @@ pub struct Connected {
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        self.presence.update(&self.agent, |seen, _| {
-            seen.streams = seen.streams.saturating_sub(1);
-            if seen.streams == 0 {
-                seen.connected_since = None;
-            }
-        });
+        self.presence.disconnect(&self.agent);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chancery_shared::clock::SystemClock;
+
+    use super::*;
+
+    #[test]
+    fn a_removed_agent_is_forgotten_with_its_last_stream() {
+        let presence = Presence::new(SystemClock::shared());
+        let agent: AgentName = "web-1".parse().unwrap();
+        let (one, two) = (presence.connect(&agent), presence.connect(&agent));
+        presence.forget(&agent);
+        drop(one);
+        assert!(presence.is_connected(&agent));
+        drop(two);
+        assert_eq!(presence.of(&agent), None);
+    }
+
+    #[test]
+    fn one_that_joins_again_is_kept() {
+        let presence = Presence::new(SystemClock::shared());
+        let agent: AgentName = "web-1".parse().unwrap();
+        let former = presence.connect(&agent);
+        presence.forget(&agent);
+        let present = presence.connect(&agent);
+        drop(former);
+        assert!(presence.is_connected(&agent));
+        drop(present);
+        let seen = presence.of(&agent).unwrap();
+        assert_eq!((seen.streams, seen.connected_since), (0, None));
     }
 }

@@ -3,7 +3,8 @@
 //! One self-signed certificate, made by the first leader and kept in the store with its key
 //! sealed. It issues two kinds of certificates that cannot stand in for each other:
 //!
-//! * **A coordinator's server certificate** names [`COORDINATOR_NAME`] and nothing else, is
+//! * **A coordinator's server certificate** names
+//!   [`COORDINATOR_NAME`](chancery_shared::tls::COORDINATOR_NAME) and nothing else, is
 //!   for server authentication only, and lives a day. Each process makes its own in memory and
 //!   renews it at half life ([`ServerIdentity`]), so that no copy of it exists anywhere.
 //! * **An agent's identity certificate** carries the agent's name as the URI

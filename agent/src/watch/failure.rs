@@ -43,14 +43,18 @@ impl Failure {
         Self::of_error(error, text::chain(error))
     }
 
+    /// Of a TLS connection without HTTP/2.
+    pub(crate) fn of_io(error: &io::Error) -> Self {
+        Self::of_error(error, text::chain(error))
+    }
+
     fn of_error(error: &(dyn Error + 'static), text: String) -> Self {
         match tls_error(error) {
             Some(rustls::Error::InvalidCertificate(_)) => Self::Stranger(text),
             Some(rustls::Error::AlertReceived(alert)) if ABOUT_IDENTITY.contains(alert) => {
                 Self::Refused(text)
             }
-            // The server's verdict comes after the client's end of the handshake, and HTTP/2
-            // keeps only the text of what it then reads.
+            // HTTP/2 keeps only the text of what it reads.
             None if ABOUT_IDENTITY
                 .iter()
                 .any(|alert| text.contains(&rustls::Error::AlertReceived(*alert).to_string())) =>
@@ -108,7 +112,7 @@ fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> 
 }
 
 /// Alerts with which a coordinator turns an identity down.
-const ABOUT_IDENTITY: [AlertDescription; 8] = [
+const ABOUT_IDENTITY: [AlertDescription; 9] = [
     AlertDescription::BadCertificate,
     AlertDescription::UnsupportedCertificate,
     AlertDescription::CertificateRevoked,
@@ -117,6 +121,8 @@ const ABOUT_IDENTITY: [AlertDescription; 8] = [
     AlertDescription::UnknownCA,
     AlertDescription::AccessDenied,
     AlertDescription::CertificateRequired,
+    // A certificate whose signature is not of the CA it names.
+    AlertDescription::DecryptError,
 ];
 
 #[cfg(test)]

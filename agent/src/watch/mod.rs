@@ -5,6 +5,7 @@
 
 mod failure;
 mod session;
+mod verdict;
 
 use std::{sync::Arc, time::Duration};
 
@@ -50,7 +51,7 @@ impl Link {
         let mut trouble = Trouble::new();
         loop {
             let address = &coordinators[position % coordinators.len()];
-            let end = self.session(address, &stop).await;
+            let end = self.session(address, &stop, trouble.is_unclear()).await;
             if self.events.send(Event::Disconnected).await.is_err() {
                 return;
             }
@@ -77,6 +78,7 @@ struct Trouble {
     round: Vec<String>,
     refusals: usize,
     told: bool,
+    refused: bool,
 }
 
 impl Trouble {
@@ -87,7 +89,14 @@ impl Trouble {
             round: Vec::new(),
             refusals: 0,
             told: false,
+            refused: false,
         }
+    }
+
+    /// Whether it is worth a connection more to learn why one failed: not each time, for
+    /// coordinators that are overrun by a whole fleet.
+    fn is_unclear(&self) -> bool {
+        !self.told || self.refused
     }
 
     /// A connection that had worked has ended.
@@ -102,6 +111,7 @@ impl Trouble {
 
     /// A connection could not be made. The others are tried at once; then it waits.
     fn failed(&mut self, address: &str, failure: Failure, coordinators: usize) -> Duration {
+        self.refused = matches!(failure, Failure::Refused(_));
         match failure {
             Failure::Refused(why) => {
                 tell_refusal(address, &why);

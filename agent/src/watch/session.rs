@@ -7,6 +7,7 @@ use chancery_proto::v1::{
     watch_response::Event as WireEvent,
 };
 use chancery_shared::{retry::Policy, tls};
+use rustls::ClientConfig;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -14,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Channel};
 
-use super::{Failure, Link};
+use super::{Failure, Link, verdict::verdict};
 use crate::{
     engine::Event,
     identity::{Identity, rotation},
@@ -33,9 +34,15 @@ pub(super) enum End {
 }
 
 impl Link {
-    /// Connects and stays connected.
-    pub(super) async fn session(&mut self, address: &str, stop: &CancellationToken) -> End {
-        let opening = timeout(OPEN_TIMEOUT, self.open(address));
+    /// Connects and stays connected. `diagnose`: ask for the reason of a failure that has
+    /// none.
+    pub(super) async fn session(
+        &mut self,
+        address: &str,
+        stop: &CancellationToken,
+        diagnose: bool,
+    ) -> End {
+        let opening = timeout(OPEN_TIMEOUT, self.open(address, diagnose));
         let opened = tokio::select! {
             () = stop.cancelled() => return End::Stopped,
             opened = opening => opened,
@@ -84,6 +91,7 @@ impl Link {
     async fn open(
         &self,
         address: &str,
+        diagnose: bool,
     ) -> Result<(AgentServiceClient<Channel>, Streaming<WatchResponse>), Failure> {
         let expired_at = self.identity.not_after();
         if expired_at <= self.clock.now() {
@@ -91,6 +99,19 @@ impl Link {
         }
         let config =
             self.identity.client().map_err(|error| Failure::Unavailable(error.to_string()))?;
+        match self.watch(address, config.clone()).await {
+            Err(failure @ Failure::Unavailable(_)) if diagnose => {
+                Err(verdict(address, config).await.unwrap_or(failure))
+            }
+            other => other,
+        }
+    }
+
+    async fn watch(
+        &self,
+        address: &str,
+        config: ClientConfig,
+    ) -> Result<(AgentServiceClient<Channel>, Streaming<WatchResponse>), Failure> {
         let channel = tls::connect(address, Arc::new(config))
             .await
             .map_err(|error| Failure::of_transport(&error))?;

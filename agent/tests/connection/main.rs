@@ -332,6 +332,23 @@ async fn an_expired_identity_is_told_apart_from_a_network_that_is_down() {
 }
 
 #[tokio::test]
+async fn an_identity_of_another_fleet_is_told_apart_from_a_network_that_is_down() {
+    let (_authority, coordinator, mut agent) = joined(Duration::ZERO).await;
+    // The other fleet's identity, with the root of the fleet that it is shown to.
+    let (_other, _elsewhere, other) = joined(Duration::ZERO).await;
+    let read = |agent: &Agent| fs::read_to_string(agent.path("state/identity.pem")).unwrap();
+    let (mine, foreign) = (read(&agent), read(&other));
+    let begin = "-----BEGIN CERTIFICATE-----";
+    let root = mine.rsplit_once(begin).unwrap().1;
+    let forged = format!("{}{begin}{root}", foreign.rsplit_once(begin).unwrap().0);
+    fs::write(agent.path("state/identity.pem"), forged).unwrap();
+    agent.run();
+    until("told", || agent.log().contains("does not accept this agent's identity")).await;
+    assert!(coordinator.script().watches.is_empty());
+    assert_eq!(agent.stop().await, Some(0));
+}
+
+#[tokio::test]
 async fn check_only_checks() {
     let agent = Agent::new(&["127.0.0.1:1"]);
     let good = agent.output(agent.command("check")).await;

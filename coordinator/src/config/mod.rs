@@ -36,7 +36,7 @@ pub struct Config {
     pub http_listen: SocketAddr,
     /// Where HTTP-01 challenges are answered.
     pub http01_listen: SocketAddr,
-    /// Orders at once.
+    /// Orders at once at each issuer.
     pub orders_concurrency: usize,
     /// How long an order may take.
     pub orders_deadline: Duration,

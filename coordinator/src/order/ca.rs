@@ -7,7 +7,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -41,6 +41,18 @@ pub enum Fault {
         host: String,
         /// How long it was waited for.
         after: Duration,
+        /// Whether the CA may have done what was asked.
+        effect: bool,
+    },
+    /// Its HTTPS certificate is not one to trust.
+    #[error(
+        "the certificate of {host} is not trusted: {reason}; name the CA's root in trust_roots"
+    )]
+    Untrusted {
+        /// Who was asked.
+        host: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The connection failed.
     #[error("cannot talk to {host}: {reason}")]
@@ -49,6 +61,8 @@ pub enum Fault {
         host: String,
         /// What happened.
         reason: String,
+        /// Whether the CA may have done what was asked.
+        effect: bool,
     },
     /// An error without a problem document: a proxy's page, a load balancer's.
     #[error("{host} answered {status}: {excerpt}")]
@@ -59,7 +73,22 @@ pub enum Fault {
         status: StatusCode,
         /// The beginning of the body.
         excerpt: String,
+        /// Whether the CA may have done what was asked.
+        effect: bool,
     },
+}
+
+/// Whether the CA may have done what it was asked to do, although all that came back is this error.
+pub(super) fn may_have_taken_effect(error: &instant_acme::Error) -> bool {
+    let instant_acme::Error::Other(other) = error else { return false };
+    match other.downcast_ref::<Fault>() {
+        Some(
+            Fault::TimedOut { effect, .. }
+            | Fault::Connection { effect, .. }
+            | Fault::NotAcme { effect, .. },
+        ) => *effect,
+        Some(Fault::Untrusted { .. }) | None => false,
+    }
 }
 
 /// A client for one issuer.
@@ -126,10 +155,11 @@ impl HttpClient for CaClient {
         let client = self.client.clone();
         Box::pin(async move {
             let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+            let effect = request.method() == Method::POST;
             let exchange = exchange(client, request, host.clone());
             match tokio::time::timeout(REQUEST_TIMEOUT, exchange).await {
                 Ok(answer) => answer,
-                Err(_) => Err(other(Fault::TimedOut { host, after: REQUEST_TIMEOUT })),
+                Err(_) => Err(other(Fault::TimedOut { host, after: REQUEST_TIMEOUT, effect })),
             }
         })
     }
@@ -140,16 +170,23 @@ async fn exchange(
     request: Request<BodyWrapper<Bytes>>,
     host: String,
 ) -> Answer {
-    let connection = |reason: String| other(Fault::Connection { host: host.clone(), reason });
+    let posts = request.method() == Method::POST;
+    let connection = |reason: String, effect: bool| {
+        other(Fault::Connection { host: host.clone(), reason, effect })
+    };
     let response = client.request(request).await.map_err(|error| {
-        let source = std::error::Error::source(&error).map(ToString::to_string);
-        connection(source.unwrap_or_else(|| error.to_string()))
+        if let Some(reason) = untrusted(&error) {
+            return other(Fault::Untrusted { host: host.clone(), reason });
+        }
+        // The client's own words say nothing; those of its sources say what happened.
+        let reason = std::error::Error::source(&error).map(super::error::with_sources);
+        connection(reason.unwrap_or_else(|| error.to_string()), posts && !error.is_connect())
     })?;
     let (parts, body) = response.into_parts();
     let body = Limited::new(body, LARGEST_ANSWER)
         .collect()
         .await
-        .map_err(|error| connection(error.to_string()))?
+        .map_err(|error| connection(error.to_string(), posts))?
         .to_bytes();
     if matches!(parts.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         let message = excerpt(&body);
@@ -157,9 +194,26 @@ async fn exchange(
     }
     if parts.status.is_server_error() || is_foreign_error(parts.status, &parts.headers) {
         let excerpt = excerpt(&body);
-        return Err(other(Fault::NotAcme { host, status: parts.status, excerpt }));
+        return Err(other(Fault::NotAcme { host, status: parts.status, excerpt, effect: posts }));
     }
     Ok(BytesResponse { parts, body: Box::new(body) })
+}
+
+/// What is wrong with the CA's HTTPS certificate, if that is what `error` is about.
+fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut current = Some(error);
+    while let Some(error) = current {
+        if let Some(rustls::Error::InvalidCertificate(reason)) = error.downcast_ref() {
+            return Some(rustls::Error::InvalidCertificate(reason.clone()).to_string());
+        }
+        // An IO error hides what it wraps from `source`.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if let Some(found) = wrapped.and_then(|wrapped| untrusted(wrapped)) {
+            return Some(found);
+        }
+        current = error.source();
+    }
+    None
 }
 
 /// Whether this is an error that is not told as a problem document (RFC 7807).

@@ -9,7 +9,7 @@ use instant_acme::{
 };
 
 use super::{
-    Error, Orders, error,
+    Error, Orders, ca, error,
     journal::{Entry, check_chain},
     stage::{Step, next_step},
 };
@@ -84,7 +84,12 @@ impl Drive<'_> {
             .iter()
             .map(|identifier| AcmeIdentifier::Dns(identifier.as_str().to_owned()))
             .collect();
-        let order = self.account.new_order(&NewOrder::new(&identifiers)).await?;
+        let placed = self.account.new_order(&NewOrder::new(&identifiers)).await;
+        let order = placed.inspect_err(|error| {
+            if ca::may_have_taken_effect(error) {
+                self.orders.metrics.order_possibly_orphaned(&self.entry.order.issuer);
+            }
+        })?;
         crash_point("order::before-placed");
         let url = order.url().to_owned();
         self.at_ca = Some(order);

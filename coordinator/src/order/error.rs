@@ -103,6 +103,11 @@ impl Error {
         }
     }
 
+    /// Whether a CA that is better tomorrow, or in an hour, is all that it takes.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::CaUnreachable(_) | Self::CaBusy { .. } | Self::AccountUnknown)
+    }
+
     /// Stable code, with a page in `docs/errors/`.
     pub fn code(&self) -> &'static str {
         match self {
@@ -130,6 +135,9 @@ impl From<instant_acme::Error> for Error {
             instant_acme::Error::Other(other) => match other.downcast::<Busy>() {
                 Ok(busy) => Self::CaBusy { message: busy.message, retry_after: busy.retry_after },
                 Err(other) => match other.downcast::<Fault>() {
+                    Ok(fault) if matches!(*fault, Fault::Untrusted { .. }) => {
+                        Self::BadIssuer(fault.to_string())
+                    }
                     Ok(fault) => Self::CaUnreachable(fault.to_string()),
                     Err(other) => Self::CaUnreachable(with_sources(&*other)),
                 },
@@ -164,7 +172,7 @@ pub(super) fn describe(problem: &Problem) -> String {
 }
 
 /// An error and its sources, since those say what really happened.
-fn with_sources(error: &dyn std::error::Error) -> String {
+pub(super) fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -209,6 +217,15 @@ mod tests {
         let busy = Busy { message: "slow down".to_owned(), retry_after: Some(wait) };
         let error = Error::from(instant_acme::Error::Other(Box::new(busy)));
         assert_eq!(error.class(), Class::Fail(wait));
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_trusted_is_for_the_operator_to_mend() {
+        let (host, reason) = ("ca.example".to_owned(), "UnknownIssuer".to_owned());
+        let fault = Fault::Untrusted { host, reason };
+        let error = Error::from(instant_acme::Error::Other(Box::new(fault)));
+        assert_eq!(error.class(), Class::Fail(Duration::ZERO));
+        assert!(error.to_string().contains("trust_roots"), "{error}");
     }
 
     #[test]

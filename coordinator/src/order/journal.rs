@@ -254,10 +254,11 @@ impl Journal {
         let at = self.clock.now();
         let failures = state.failures + 1;
         let least = match error.class() {
-            super::Class::Fail(least) => least,
-            super::Class::Repeat(_) | super::Class::Stop => Duration::ZERO,
+            super::Class::Fail(least) | super::Class::Repeat(least) => least,
+            super::Class::Stop => Duration::ZERO,
         };
-        let wait = plan::wait_after(failures, first_wait).max(least);
+        let most = if error.may_pass() { AN_HOUR } else { Duration::MAX };
+        let wait = plan::wait_after(failures, first_wait).min(most).max(least);
         let failure = Failure {
             at,
             message: error.to_string(),
@@ -341,6 +342,9 @@ fn ending(batch: Batch, entry: &Entry) -> Batch {
 /// Bundles of a certificate that stay in the store: the current one and those before it
 /// that an operator may want back.
 const KEPT_BUNDLES: u64 = 3;
+
+/// A CA that could not be reached is tried this often at least, unless it says otherwise.
+const AN_HOUR: Duration = Duration::from_hours(1);
 
 /// A chain as the CA sends it (RFC 8555 section 7.4.2), split and checked against the order.
 pub fn check_chain(order: &Order, pkcs8: &Secret, pem: &str) -> Result<Collected, Error> {

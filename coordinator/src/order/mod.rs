@@ -25,7 +25,9 @@
 //! # Errors
 //!
 //! [`Error::class`] says what follows: stop (no longer the leader), repeat the step (the store or the CA
-//! was away) until the order's deadline, or end the order and note when to try again.
+//! was away) until the order's deadline, or end the order and note when to try again. As long as
+//! there is no order, little is lost by giving up: after a few tries the place goes to another
+//! certificate, and the operator can see why.
 
 use std::{sync::Arc, time::Duration};
 
@@ -116,13 +118,11 @@ impl Orders {
     pub async fn run(&self, leadership: &Leadership, certificate: &CertName) {
         let mut waits = STEP_RETRY.waits();
         let mut resuming = true;
-        loop {
-            let error = match self.attempt(leadership, certificate, resuming).await {
+        for tries in 1.. {
+            let error = match self.attempt(leadership, certificate, &mut resuming).await {
                 Ok(()) => return,
                 Err(error) => error,
             };
-            // Whatever is in the journal now, this very run has put it there or taken it up.
-            resuming = false;
             match error.class() {
                 Class::Stop => {
                     if matches!(error, Error::Store(store::Error::Fenced { .. })) {
@@ -133,6 +133,10 @@ impl Orders {
                 }
                 Class::Repeat(least) => {
                     let wait = waits.next_wait().max(least);
+                    if error.may_pass() && self.gives_up(certificate, tries, wait) {
+                        self.fail(leadership, certificate, error).await;
+                        return;
+                    }
                     tracing::warn!(%error, wait_millis = wait.as_millis(), "the step is repeated");
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
@@ -147,12 +151,21 @@ impl Orders {
         }
     }
 
-    /// One try at everything that is left to do, until the deadline.
+    /// Whether after so many tries, and before a wait as long as this, an order ends.
+    fn gives_up(&self, certificate: &CertName, tries: u32, wait: Duration) -> bool {
+        let view = self.mirror.read();
+        let Some(order) = view.orders.get(certificate) else { return tries >= TRIES_TO_BEGIN };
+        let next = self.clock.now().checked_add(wait);
+        next.map_or(true, |next| next >= order.record.deadline)
+    }
+
+    /// One try at everything that is left to do, until the deadline. `resuming` tells whether an
+    /// order in the journal is another run's, and becomes false when it is this one's.
     async fn attempt(
         &self,
         leadership: &Leadership,
         certificate: &CertName,
-        resuming: bool,
+        resuming: &mut bool,
     ) -> Result<(), Error> {
         let live = self.journal.live(certificate).await?;
         let Some((spec, issuer)) = self.wanted(certificate, live.as_ref())? else {
@@ -166,10 +179,15 @@ impl Orders {
             other => other?,
         };
         let entry = match live {
-            Some(entry) if resuming => self.resume(leadership, entry).await?,
+            Some(entry) if *resuming => self.resume(leadership, entry).await?,
             Some(entry) => entry,
-            None => self.begin(leadership, &spec, &issuer, &account).await?,
+            None => {
+                // Before it is certain: whatever is in the journal then, this run has put it there.
+                *resuming = false;
+                self.begin(leadership, &spec, &issuer, &account).await?
+            }
         };
+        *resuming = false;
         let left = self.clock.now().duration_until(entry.order.deadline);
         let left = Duration::try_from(left).unwrap_or(Duration::ZERO);
         let drive = Drive { orders: self, leadership, account: &account, entry, at_ca: None };
@@ -177,6 +195,9 @@ impl Orders {
             finished
         } else {
             let live = self.journal.live(certificate).await?;
+            if live.as_ref().is_some_and(|entry| entry.order.stage == Stage::Intended) {
+                self.metrics.order_possibly_orphaned(&issuer.name);
+            }
             let stage = live.map_or("unknown", |entry| entry.order.stage.name());
             Err(Error::DeadlinePassed { stage })
         };
@@ -241,6 +262,7 @@ impl Orders {
     }
 
     async fn resume(&self, leadership: &Leadership, entry: Entry) -> Result<Entry, Error> {
+        let entry = self.journal.take_up(leadership, entry).await?;
         let stage = entry.order.stage.name();
         if entry.order.stage == Stage::Intended {
             self.metrics.order_possibly_orphaned(&entry.order.issuer);
@@ -251,7 +273,7 @@ impl Orders {
         );
         tracing::info!(stage, "an order is taken up again");
         self.events.record(EventKind::OrderResumed, entry.order.certificate.as_str(), message);
-        self.journal.take_up(leadership, entry).await
+        Ok(entry)
     }
 
     async fn fail(&self, leadership: &Leadership, certificate: &CertName, error: Error) {
@@ -276,6 +298,8 @@ impl Orders {
     }
 }
 
+/// So often it is tried to come as far as an order in the journal.
+const TRIES_TO_BEGIN: u32 = 4;
 /// Between tries of a step while the store or the CA is away.
 const STEP_RETRY: Policy =
     Policy { first: Duration::from_millis(500), most: Duration::from_secs(30), factor: 2 };

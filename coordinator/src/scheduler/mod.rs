@@ -4,14 +4,20 @@
 //! be lost. A nudge (the mirror says which certificates a commit touched) only makes the
 //! scheduler look at those again; a lagging nudge makes it look at all. Between nudges it sleeps until the
 //! first due time, so that a hundred thousand certificates of which none is due cost nothing.
+//!
+//! Each issuer has places of its own for orders under way. A CA that hangs fills its own and no
+//! other's; what finds no place waits in line for one (see [`places`]).
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
 
-use chancery_shared::{clock::SharedClock, name::CertName};
+use chancery_shared::{
+    clock::SharedClock,
+    name::{CertName, IssuerName},
+};
 use jiff::Timestamp;
 use tokio::{
     sync::broadcast::error::RecvError,
@@ -19,8 +25,10 @@ use tokio::{
 };
 
 mod due;
+mod places;
 
 pub use due::DueIndex;
+use places::Places;
 
 use crate::{
     election::Leadership,
@@ -35,16 +43,15 @@ pub struct Scheduler {
     orders: Arc<Orders>,
     clock: SharedClock,
     leadership: Leadership,
-    concurrency: usize,
     due: DueIndex,
-    running: JoinSet<CertName>,
-    names: HashSet<CertName>,
-    /// Names of running tasks, for those that panic.
-    tasks: std::collections::HashMap<Id, CertName>,
+    places: Places,
+    running: JoinSet<()>,
+    /// Which task makes the order of which certificate.
+    tasks: HashMap<Id, CertName>,
 }
 
 impl Scheduler {
-    /// A scheduler for one term, with at most `concurrency` orders at once.
+    /// A scheduler for one term, with at most `concurrency` orders at once at each issuer.
     pub fn new(
         mirror: Arc<Mirror>,
         orders: Arc<Orders>,
@@ -57,11 +64,10 @@ impl Scheduler {
             orders,
             clock,
             leadership,
-            concurrency,
             due: DueIndex::default(),
+            places: Places::new(concurrency),
             running: JoinSet::new(),
-            names: HashSet::new(),
-            tasks: std::collections::HashMap::new(),
+            tasks: HashMap::new(),
         }
     }
 
@@ -85,14 +91,14 @@ impl Scheduler {
                 },
                 Some(ended) = self.running.join_next_with_id() => {
                     let id = match &ended {
-                        Ok((id, _)) => *id,
+                        Ok((id, ())) => *id,
                         Err(error) => error.id(),
                     };
                     if let Err(error) = ended {
                         tracing::error!(%error, "an order's task died");
                     }
                     if let Some(name) = self.tasks.remove(&id) {
-                        self.names.remove(&name);
+                        self.places.leave(&name);
                         self.look_at(&name, RECHECK);
                     }
                 }
@@ -103,29 +109,44 @@ impl Scheduler {
 
     /// How long nothing will be due. Bounded, because wall clocks get set.
     fn nap(&self) -> Duration {
-        if self.running.len() >= self.concurrency {
-            return LONGEST_NAP;
-        }
         let Some(due) = self.due.first_due() else { return LONGEST_NAP };
         let nap = Duration::try_from(self.clock.now().duration_until(due)).unwrap_or_default();
         nap.min(LONGEST_NAP)
     }
 
     fn start_due(&mut self) {
-        let now = self.clock.now();
-        while self.running.len() < self.concurrency {
-            let Some(name) = self.due.pop_due(now) else { break };
-            let (orders, leadership) = (self.orders.clone(), self.leadership.clone());
-            let task = self.running.spawn({
-                let name = name.clone();
-                async move {
-                    orders.run(&leadership, &name).await;
-                    name
+        loop {
+            // Looked at anew, so that who was invited is due.
+            let now = self.clock.now();
+            while let Some(name) = self.due.pop_due(now) {
+                let issuer = self.issuer(&name);
+                if self.places.take(&name, issuer) {
+                    self.start(name);
                 }
-            });
-            self.tasks.insert(task.id(), name.clone());
-            self.names.insert(name);
+            }
+            let Some(next) = self.places.invite() else { return };
+            self.look_at(&next, Duration::ZERO);
         }
+    }
+
+    fn start(&mut self, name: CertName) {
+        let (orders, leadership) = (self.orders.clone(), self.leadership.clone());
+        let task = self.running.spawn({
+            let name = name.clone();
+            async move { orders.run(&leadership, &name).await }
+        });
+        self.tasks.insert(task.id(), name);
+    }
+
+    /// Where the next order of a certificate is made; `None` if it names no issuer, which its order
+    /// will tell.
+    fn issuer(&self, name: &CertName) -> Option<IssuerName> {
+        let view = self.mirror.read();
+        if let Some(order) = view.orders.get(name) {
+            return Some(order.record.issuer.clone());
+        }
+        let state = view.states.get(name).map(|state| &*state.record);
+        plan::issuer_for(&view.certificates.get(name)?.record, state).cloned()
     }
 
     fn look_at_touched(&mut self, touched: &Touched) {
@@ -141,6 +162,7 @@ impl Scheduler {
     fn look_at_all(&mut self) {
         let names: BTreeSet<CertName> = self.mirror.read().certificates.keys().cloned().collect();
         self.due = DueIndex::default();
+        self.places.clear_lines();
         for name in &names {
             self.look_at(name, Duration::ZERO);
         }
@@ -148,10 +170,11 @@ impl Scheduler {
 
     /// Works out when `name` is due: from what the mirror shows, and not before `least` from now.
     fn look_at(&mut self, name: &CertName, least: Duration) {
-        if self.names.contains(name) {
+        if self.places.has(name) {
             // Looked at again when its order is over.
             return;
         }
+        self.places.leave_line(name);
         let now = self.clock.now();
         match self.due_time(name, now) {
             Some(due) => {

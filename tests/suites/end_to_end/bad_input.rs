@@ -141,7 +141,9 @@ fn a_port_that_is_taken_is_named_with_its_key() {
             ("http01.listen", coordinator.http01_address()),
         ] {
             let taken = TcpListener::bind(address)?;
-            refuses(&coordinator, "run", 1, &[key, &address.to_string(), "in use"]).await?;
+            let words = [key, &address.to_string(), "in use"];
+            let said = refuses(&coordinator, "run", 2, &words).await?;
+            ensure!(said.err.matches("in use").count() == 1, "told twice: {}", said.err);
             drop(taken);
         }
         works(&mut coordinator).await

@@ -184,6 +184,7 @@ impl Engine {
         for _ in 0..2 {
             let world = self.world();
             let plan = plan(&world);
+            tracing::trace!(?plan);
             self.waits.plan = plan.wake_at;
             if plan.stage.is_empty() {
                 self.note_installed(&world);

@@ -38,6 +38,8 @@ enum Refusal {
 impl Engine {
     /// Takes note of an event.
     pub(super) fn receive(&mut self, event: Event) {
+        // A bundle shows its name and generation only.
+        tracing::trace!(?event);
         match event {
             Event::Connected => self.gate.set_syncing(true),
             Event::Synced | Event::Disconnected => self.gate.set_syncing(false),

@@ -2,8 +2,10 @@
 //! tests of orders need.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use chancery_proto::v1::Bundle;
@@ -15,13 +17,16 @@ use chancery_tests::gate::{Endpoint, Gate};
 use chancery_tests::pebble::{self, Pebble};
 use chancery_tests::scene::Scene;
 use chancery_tests::world::{self, PATIENCE, server_name};
-use chancery_tests::{ports, tls_client};
+use chancery_tests::{ports, tls_client, wait};
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::peer::Identity;
 
@@ -29,6 +34,49 @@ use crate::peer::Identity;
 pub(crate) struct Options {
     pub(crate) pebble: pebble::Options,
     pub(crate) coordinator: coordinator::Options,
+}
+
+/// What stands in front of a coordinator's listener for HTTP-01, as a load balancer may: it keeps
+/// the CA waiting while nobody behind it answers. It is gone when it is dropped.
+pub(crate) struct Front(JoinHandle<()>);
+
+impl Front {
+    /// Passes requests that come to `from` on to `to`.
+    pub(crate) async fn open(from: SocketAddr, to: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(from).await?;
+        Ok(Self(tokio::spawn(async move {
+            let mut requests = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                requests.spawn(tokio::time::timeout(wait::SOON, pass_on(stream, to)));
+            }
+        })))
+    }
+}
+
+/// Passes one request on, again and again until it is answered.
+async fn pass_on(mut stream: TcpStream, to: SocketAddr) -> Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        ensure!(stream.read_buf(&mut head).await? > 0, "no whole request");
+    }
+    let head = String::from_utf8(head)?;
+    let path = head.split(' ').nth(1).context("no request")?;
+    let (status, body) = loop {
+        if let Ok(answer) = tls_client::get_plain(to, path).await {
+            break answer;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close");
+    stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await?;
+    Ok(())
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Options {
@@ -131,11 +179,14 @@ impl Center {
         verify(&leaf, &bundle.chain_der, names[0], &self.pebble.issuing_root().await?)
     }
 
-    /// The epoch of the present term.
+    /// The epoch of the present term. Waits until there is one.
     pub(crate) async fn epoch(&self) -> Result<u64> {
-        let lease = self.cli().json(&["lease", "show"]).await?;
-        ensure!(lease["held"] == true, "{lease}");
-        lease["epoch"].as_u64().with_context(|| format!("no epoch in {lease}"))
+        wait::until("a leader", wait::SOON, async || {
+            let lease = self.cli().json(&["lease", "show"]).await?;
+            ensure!(lease["held"] == true, "{lease}");
+            lease["epoch"].as_u64().with_context(|| format!("no epoch in {lease}"))
+        })
+        .await
     }
 
     /// Events about a certificate or an agent, the newest first.
@@ -218,7 +269,7 @@ fn verify(
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
     let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.as_ref())).collect();
     let now = u64::try_from(SystemClock::new().now().as_second())?;
-    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now));
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
     verifier
         .verify_server_cert(leaf, &chain, &name.to_owned().try_into()?, &[], now)
         .with_context(|| format!("the chain for {name} does not verify"))?;

@@ -1,7 +1,6 @@
 //! Certificates are ordered when they must be, and only then; what the CA asks for is obeyed;
 //! what fails is told and tried again.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,12 +12,10 @@ use chancery_tests::world::{PATIENCE, server_name};
 use http::StatusCode;
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
-use crate::center::{Center, Options, certificate, count};
+use crate::center::{Center, Front, Options, certificate, count};
 
 #[test]
 fn several_certificates_at_once_each_with_its_own_kind_of_key() {
@@ -364,7 +361,7 @@ fn a_validation_that_fails_is_told_with_the_cas_reason_and_renew_tries_at_once()
         ensure!(text.contains("refused"), "{text}");
         center.check_no_challenge_is_left().await?;
 
-        let _way = forward(looked_at, center.coordinator.http01_address()).await?;
+        let _front = Front::open(looked_at, center.coordinator.http01_address()).await?;
         center.cli().text(&["cert", "renew", "www"]).await?;
         let shown = center.wait_until_issued("www", 1).await?;
         ensure!(shown["failures"] == 0 && shown["last_error"].is_null(), "{shown}");
@@ -373,26 +370,6 @@ fn a_validation_that_fails_is_told_with_the_cas_reason_and_renew_tries_at_once()
         ensure!(center.new_orders() == 2, "{:?}", center.gate.orders());
         Ok(())
     });
-}
-
-/// Forwards connections, until the result is dropped.
-async fn forward(from: SocketAddr, to: SocketAddr) -> Result<Forward> {
-    let listener = TcpListener::bind(from).await?;
-    Ok(Forward(tokio::spawn(async move {
-        while let Ok((mut near, _)) = listener.accept().await {
-            if let Ok(mut far) = TcpStream::connect(to).await {
-                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-            }
-        }
-    })))
-}
-
-struct Forward(JoinHandle<()>);
-
-impl Drop for Forward {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 #[test]

@@ -245,7 +245,7 @@ fn certificates_of_another_ca_and_of_none_open_nothing() {
         let chain = vec![leaf, foreign.der().clone()];
         let refused = refused_watch(address, client_config(root.clone(), chain, &key)?).await?;
         ensure!(!refused.is_empty(), "no word");
-        refusals(&center, "127.0.0.1", "certificate").await?;
+        refusals(&center, "127.0.0.1", "not ours").await?;
 
         let own = identity_params()?.self_signed(&key)?.der().clone();
         refused_watch(address, client_config(root.clone(), vec![own], &key)?).await?;
@@ -337,7 +337,7 @@ fn an_agent_with_a_foreign_identity_says_what_to_do_and_keeps_its_files() {
         let log = real.log()?;
         ensure!(log.contains("chancery agent token create"), "{log}");
         ensure!(!real.installed("www").exists(), "a stranger has installed a certificate");
-        refusals(&center, "127.0.0.1", "certificate").await
+        refusals(&center, "127.0.0.1", "not ours").await
     });
 }
 

@@ -183,13 +183,16 @@ fn retry(section: Option<Section<'_>>) -> Policy {
     let mut policy =
         Policy { first: Duration::from_secs(5), most: Duration::from_mins(10), factor: 2 };
     let Some(mut section) = section else { return policy };
-    if let Some(first) = section.take("first").and_then(|value| value.with(positive_duration)) {
+    let first = section.take("first").map(|value| value.with(positive_duration));
+    if let Some(Some(first)) = first {
         policy.first = first;
     }
+    // With a `first` that cannot be read there is nothing to compare with.
+    let comparable = !matches!(first, Some(None));
     if let Some(value) = section.take("most")
         && let Some(most) = value.with(positive_duration)
     {
-        if most < policy.first {
+        if comparable && most < policy.first {
             value.wrong("is shorter than `first`; the longest wait cannot be below the first one");
         }
         policy.most = most;

@@ -84,6 +84,13 @@ fn a_target_overrides_owner_and_services() {
 }
 
 #[test]
+fn what_cannot_be_read_is_not_compared() {
+    let found = problems("coordinators = ['a:1']\n[retry]\nfirst = 'soon'\nmost = '1s'\n");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("retry.first"), "{found:?}");
+}
+
+#[test]
 fn every_problem_is_told_at_once_with_file_line_key_value_and_remedy() {
     let found = problems(
         "coordinators = ['nowhere', 'a:1', 'a:1']

@@ -47,7 +47,7 @@ impl Agent {
             name: name.to_owned(),
             folder: folder.to_owned(),
             failpoints: String::new(),
-            log: "debug".to_owned(),
+            log: "info,chancery_agent=debug".to_owned(),
             process: None,
         };
         agent.write_config(coordinators, services, "")?;

@@ -21,6 +21,8 @@ pub struct Options {
     pub http01: SocketAddr,
     /// How long its lease is good.
     pub lease_ttl: String,
+    /// How long an agent's identity certificate is valid.
+    pub identity_lifetime: String,
     /// How many orders it works on at once.
     pub concurrency: usize,
     /// How long an order may take.
@@ -40,6 +42,7 @@ impl Options {
             node: "node-1".to_owned(),
             http01,
             lease_ttl: "5s".to_owned(),
+            identity_lifetime: "30days".to_owned(),
             concurrency: 8,
             deadline: "2m".to_owned(),
             retry_first: "1s".to_owned(),
@@ -126,7 +129,7 @@ impl Coordinator {
             "\n[store]\nembedded = {{ path = \"{folder}/store.redb\" }}\n\
              \n[seal]\nkey_file = \"{folder}/seal.key\"\n\
              \n[lease]\nttl = {:?}\n\
-             \n[agents]\nlisten = \"{}\"\n\
+             \n[agents]\nlisten = \"{}\"\nidentity_lifetime = {:?}\n\
              \n[admin]\nsocket = \"{}\"\n\
              \n[http]\nlisten = \"{}\"\n\
              \n[http01]\nlisten = \"{}\"\n\
@@ -134,6 +137,7 @@ impl Coordinator {
              \n[log]\nformat = \"human\"\nfilter = {:?}\n{more}",
             options.lease_ttl,
             self.agents,
+            options.identity_lifetime,
             self.socket().display(),
             self.http,
             options.http01,

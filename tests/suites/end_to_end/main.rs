@@ -3,11 +3,16 @@
 //! One module for each topic. Each test has its own servers on its own ports; run them with
 //! `cargo xtask test end_to_end`.
 
+mod activation;
 mod bad_input;
 mod center;
+mod crash_agent;
 mod crash_coordinator;
 mod harness;
 mod issuance;
+mod look;
+mod offline;
+mod operations;
 mod peer;
 mod refusals;
 mod secrets;

@@ -193,7 +193,10 @@ fn retry(section: Option<Section<'_>>) -> Policy {
         && let Some(most) = value.with(positive_duration)
     {
         if comparable && most < policy.first {
-            value.wrong("is shorter than `first`; the longest wait cannot be below the first one");
+            value.wrong(format!(
+                "is shorter than the first wait, which is {}: set retry.first too",
+                humantime::format_duration(policy.first)
+            ));
         }
         policy.most = most;
     }

@@ -141,7 +141,7 @@ format = 'xml'
     agent.toml:21: service[1].name = 'nginx': stands for two services; each name may be used once
     agent.toml:22: service.nginx.reload.signal = 'KILL': is not a signal that reloads; use "HUP", "USR1" or "USR2"
     agent.toml:22: service.nginx.reload.pid_file = 'x': is not an absolute path; start it with /
-    agent.toml:26: retry.most = '1s': is shorter than `first`; the longest wait cannot be below the first one
+    agent.toml:26: retry.most = '1s': is shorter than the first wait, which is 1m: set retry.first too
     agent.toml:28: log.format = 'xml': use "human" or "json"
     "#);
 }
@@ -161,6 +161,14 @@ fn modes_that_give_the_key_away_are_refused() {
         let found = problems(&format!("coordinators = ['a:1']\n[install]\nmode = '{mode}'"));
         assert!(found.len() == 1 && found[0].contains(expected), "{mode}: {found:?}");
     }
+}
+
+#[test]
+fn one_mistake_is_not_blamed_on_what_depends_on_it() {
+    let retry = |text: &str| problems(&format!("coordinators = ['a:1']\n[retry]\n{text}"));
+    assert_eq!(retry("first = 'soon'\nmost = '2s'").len(), 1);
+    let default = retry("most = '2s'");
+    assert!(default.len() == 1 && default[0].contains("which is 5s"), "{default:?}");
 }
 
 #[test]

@@ -128,7 +128,7 @@ fn problems(present: &View, desired: &Desired, prune: bool) -> Vec<String> {
             let reason = if present.issuers.contains_key(issuer) {
                 "would be deleted, because the files do not declare it"
             } else {
-                "is not declared"
+                "is not declared: add an [[issuer]] of that name, or name another"
             };
             problems
                 .push(format!("certificate {:?}: issuer {issuer:?} {reason}", certificate.name));

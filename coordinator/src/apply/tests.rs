@@ -253,11 +253,17 @@ fn problems_that_only_show_in_view_of_what_is() {
     let problems = compare(&present, &read(&wire).unwrap(), true, now()).unwrap_err();
     assert_snapshot!(problems, @r#"
     certificate "mail": issuer "main" would be deleted, because the files do not declare it
-    certificate "www": issuer "unknown" is not declared
+    certificate "www": issuer "unknown" is not declared: add an [[issuer]] of that name, or name another
     "#);
     // Without prune the declared one stays.
     let problems = compare(&present, &read(&wire).unwrap(), false, now()).unwrap_err();
-    assert_eq!(problems.0, ["certificate \"www\": issuer \"unknown\" is not declared"]);
+    assert_eq!(
+        problems.0,
+        [
+            "certificate \"www\": issuer \"unknown\" is not declared: add an [[issuer]] of that name, or \
+          name another"
+        ]
+    );
 }
 
 #[test]

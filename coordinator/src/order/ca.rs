@@ -225,11 +225,18 @@ fn is_foreign_error(status: StatusCode, headers: &HeaderMap) -> bool {
     status.is_client_error() && !is_problem
 }
 
-/// Retry-After in seconds (RFC 9110 section 10.2.3). A CA that sends a date instead is treated as if it
-/// had sent nothing: the ordinary back-off applies.
+/// Retry-After (RFC 9110 section 10.2.3), in seconds or as a date. A date is taken by the CA's own
+/// clock, which its answer shows (section 6.6.1); without that it counts as if it were not there.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-    text.trim().parse().ok().map(Duration::from_secs)
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let retry_after = text(header::RETRY_AFTER)?;
+    if let Ok(secs) = retry_after.parse() {
+        return Some(Duration::from_secs(secs));
+    }
+    let parser = jiff::fmt::rfc2822::DateTimeParser::new();
+    let then = parser.parse_timestamp(retry_after).ok()?;
+    let now = parser.parse_timestamp(text(header::DATE)?).ok()?;
+    Duration::try_from(then.duration_since(now)).ok()
 }
 
 /// The detail of a problem document, or else the beginning of the body.
@@ -250,3 +257,24 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Far above any chain; bounds what a broken CA can make us hold.
 const LARGEST_ANSWER: usize = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_in_seconds_and_as_a_date() {
+        let told = |retry_after: &str, date: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, retry_after.parse().unwrap());
+            headers.insert(header::DATE, date.parse().unwrap());
+            super::retry_after(&headers)
+        };
+        let date = "Sun, 22 Nov 2026 06:34:44 GMT";
+        assert_eq!(told("120", date), Some(Duration::from_mins(2)));
+        assert_eq!(told("Sun, 22 Nov 2026 06:35:44 GMT", date), Some(Duration::from_mins(1)));
+        assert_eq!(told("Sun, 22 Nov 2026 06:33:44 GMT", date), None);
+        assert_eq!(told("Sun, 22 Nov 2026 06:35:44 GMT", "today"), None);
+        assert_eq!(told("soon", date), None);
+    }
+}

@@ -201,7 +201,6 @@ fn bad_fleet_files_change_nothing() {
         let center = Center::start(scene).await?;
         center.declare(&["www"]).await?;
         center.wait_until_issued("www", 1).await?;
-        let revision = center.cli().json(&["status"]).await?["revision"].clone();
         let good = center.declaration(&["www"])?;
         let bad = |text: &str| good.replace("identifiers = [\"www.chancery.example\"]", text);
         for (text, code, words) in [
@@ -223,7 +222,7 @@ fn bad_fleet_files_change_nothing() {
             (
                 good.replace("issuers = [\"pebble\"]", "issuers = [\"elsewhere\"]"),
                 2,
-                &["elsewhere"],
+                &["certificate \"www\": issuer \"elsewhere\" is not declared", "add an [[issuer]]"],
             ),
             (
                 bad("identifier = [\"www.chancery.example\"]"),
@@ -240,8 +239,13 @@ fn bad_fleet_files_change_nothing() {
         let words = ["none.toml: there is no such file"];
         refused_apply(&center, &missing, 2, &words).await?;
 
-        let status = center.cli().json(&["status"]).await?;
-        ensure!(status["revision"] == revision, "something was written: {status}");
+        let events = center.cli().json(&["event", "list"]).await?.to_string();
+        ensure!(events.matches("config.applied").count() == 2, "something was changed: {events}");
+        let file = scene.path().join("fleet.toml");
+        fs::write(&file, &good)?;
+        let file = file.display().to_string();
+        let plan = center.cli().json(&["apply", "-f", &file, "--dry-run"]).await?;
+        ensure!(plan["changes"] == serde_json::json!([]) && plan["unchanged"] == 2, "{plan}");
         center.check_bundle("www").await?;
         ensure!(center.new_orders() == 1, "{:?}", center.gate.orders());
         Ok(())

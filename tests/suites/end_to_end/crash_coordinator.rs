@@ -66,6 +66,10 @@ crashes! {
         async |s| dies_in(s, Endpoint::NewOrder, Moment::Before, NOT_SENT).await;
     killed_before_it_hears_of_the_order:
         async |s| dies_in(s, Endpoint::NewOrder, Moment::After, ORPHAN).await;
+    killed_while_it_reads_the_authorization:
+        async |s| dies_in(s, Endpoint::Authorization, Moment::Before, RESUMED).await;
+    killed_while_it_looks_at_the_order:
+        async |s| dies_in(s, Endpoint::Order, Moment::After, RESUMED).await;
     killed_before_the_ca_hears_of_the_challenge:
         async |s| dies_in(s, Endpoint::Challenge, Moment::Before, RESUMED).await;
     killed_while_the_ca_validates:
@@ -166,6 +170,39 @@ fn check_finalized(center: &Center, order: &str) -> Result<()> {
     let heard_of = finalized.iter().filter(|seen| seen.succeeded()).count();
     ensure!(heard_of <= 1, "finalized twice: {finalized:?}");
     Ok(())
+}
+
+#[test]
+fn killed_in_a_renewal_the_former_generation_stays_until_the_new_one_is_whole() {
+    scene::play(async |scene| {
+        let mut center = Center::start(scene).await?;
+        center.declare(&["www"]).await?;
+        center.wait_until_issued("www", 1).await?;
+        let former = center.check_bundle("www").await?;
+        let reader = center.join("web-1", &["role=web"]).await?;
+        for (point, generation) in [("order::finalized", 2), ("order::collected", 3)] {
+            center.coordinator.process()?.stop(wait::SOON).await?;
+            center.coordinator.set_failpoints(&format!("{point}=return"));
+            center.coordinator.run().await?;
+            // It may die before it has answered.
+            let _ = center.cli().run(&["cert", "renew", "www"]).await?;
+            let status = center.coordinator.process()?.wait_for_end(PATIENCE).await?;
+            ensure!(status.signal() == Some(9), "{point} ended otherwise: {status}");
+            center.coordinator.set_failpoints("");
+            let hold = center.gate.hold(Endpoint::Certificate, Moment::Before);
+            center.coordinator.run().await?;
+            let bundles = reader.bundles().await?;
+            let whole = bundles.first().context("no bundle while it is renewed")?;
+            ensure!(whole.generation == generation - 1, "{whole:?}");
+            center.check(whole, &["www.chancery.example"]).await?;
+            hold.release();
+            center.wait_until_issued("www", generation).await?;
+        }
+        let bundle = center.check_bundle("www").await?;
+        ensure!(bundle.private_key_der != former.private_key_der, "the key was used again");
+        ensure!(center.new_orders() == 3, "{:?}", center.gate.orders());
+        Ok(())
+    });
 }
 
 #[test]

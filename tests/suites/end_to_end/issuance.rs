@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use chancery_shared::clock::{Clock as _, SystemClock};
 use chancery_tests::authority::Authority;
 use chancery_tests::gate::{Answer, Endpoint, Moment, Seen};
 use chancery_tests::scene;
 use chancery_tests::wait;
 use chancery_tests::world::{PATIENCE, server_name};
 use http::StatusCode;
+use jiff::fmt::rfc2822::DateTimePrinter;
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -144,6 +146,29 @@ fn deleted_and_declared_again_it_goes_on_counting() {
 }
 
 #[test]
+fn deleted_in_mid_order_it_leaves_nothing_behind() {
+    scene::play(async |scene| {
+        let center = Center::start(scene).await?;
+        center.declare(&["mail"]).await?;
+        center.wait_until_issued("mail", 1).await?;
+        let mut hold = center.gate.hold(Endpoint::Finalize, Moment::Before);
+        center.declare(&["www", "mail"]).await?;
+        hold.reached(PATIENCE).await?;
+        std::fs::write(scene.path().join("fleet.toml"), center.declaration(&["mail"])?)?;
+        let file = scene.path().join("fleet.toml").display().to_string();
+        center.cli().json(&["apply", "-f", &file, "--prune", "--yes"]).await?;
+        center.check_no_challenge_is_left().await?;
+        hold.release();
+        center.declare(&["www", "mail"]).await?;
+        center.wait_until_issued("www", 1).await?;
+        center.check_bundle("www").await?;
+        center.check_no_challenge_is_left().await?;
+        ensure!(center.new_orders() == 3, "{:?}", center.gate.orders());
+        Ok(())
+    });
+}
+
+#[test]
 fn a_ca_with_a_root_of_its_own_is_trusted_only_if_declared_so() {
     scene::play(async |scene| {
         let center = Center::start(scene).await?;
@@ -193,20 +218,24 @@ fn a_ca_that_refuses_good_nonces_still_issues() {
 fn a_busy_ca_is_asked_again_when_it_said_and_not_before() {
     scene::play(async |scene| {
         let center = Center::start(scene).await?;
-        let retry_after = || Some("2".to_owned());
-        let busy = Answer::TooManyRequests { retry_after: retry_after() };
-        center.gate.answer(Endpoint::NewOrder, 1, busy);
-        center.gate.answer(
-            Endpoint::Finalize,
-            1,
-            Answer::Unavailable { retry_after: retry_after() },
-        );
+        let busy = |retry_after: &str| Answer::TooManyRequests {
+            retry_after: Some(retry_after.to_owned()),
+        };
+        // As a date, it is rounded down to a second.
+        let date = SystemClock::new().now() + Duration::from_secs(3);
+        let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&date)?;
+        center.gate.answer(Endpoint::NewAccount, 1, busy(&date));
+        center.gate.answer(Endpoint::NewOrder, 1, busy("2"));
+        let unavailable = Answer::Unavailable { retry_after: Some("2".to_owned()) };
+        center.gate.answer(Endpoint::Finalize, 1, unavailable);
         center.declare(&["www"]).await?;
         center.wait_until_issued("www", 1).await?;
-        for endpoint in [Endpoint::NewOrder, Endpoint::Finalize] {
+        for (endpoint, least_secs) in
+            [(Endpoint::NewAccount, 1), (Endpoint::NewOrder, 2), (Endpoint::Finalize, 2)]
+        {
             let pauses = pauses(&center.gate.seen(), endpoint);
             ensure!(pauses.len() == 1, "{endpoint:?}: {pauses:?}");
-            ensure!(pauses[0] >= Duration::from_secs(2), "{endpoint:?}: after {pauses:?}");
+            ensure!(pauses[0] >= Duration::from_secs(least_secs), "{endpoint:?}: after {pauses:?}");
         }
         ensure!(center.new_orders() == 1, "{:?}", center.gate.orders());
         center.check_bundle("www").await?;

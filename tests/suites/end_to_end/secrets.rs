@@ -286,12 +286,13 @@ fn identity_key(world: &World) -> Result<Secret> {
 /// All that leaves the programs: their logs, the store, answers to operators, metrics, reports.
 async fn places(world: &mut World) -> Result<Vec<Place>> {
     let mut places = Vec::new();
-    let commands: [&[&str]; 10] = [
+    let commands: [&[&str]; 11] = [
         &["status"],
         &["lease", "show"],
         &["cert", "list"],
         &["cert", "show", "www"],
         &["cert", "show", "rsa"],
+        &["cert", "show", "www", "--pem"],
         &["agent", "list"],
         &["agent", "show", "web-1"],
         &["event", "list", "-n", "1000"],

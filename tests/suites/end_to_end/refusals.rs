@@ -69,8 +69,10 @@ async fn refused_join(agent: &Agent, token: &str, code: i32, words: &str) -> Res
     ensure!(said.status.code() == Some(code), "{said:?}");
     let last = said.err.lines().last().unwrap_or_default();
     ensure!(last.contains(words), "{words:?} is not in {last:?}");
-    let secret = token.split('.').nth(2).unwrap_or("no secret in it");
-    ensure!(!said.err.contains(secret), "the token is told: {}", said.err);
+    // Of a cut token hardly anything may be left to look for.
+    let secret = token.split('.').nth(2).filter(|secret| secret.len() > 8);
+    let told = secret.is_some_and(|secret| said.err.contains(secret));
+    ensure!(!told, "the token is told: {}", said.err);
     ensure!(!agent.state_dir().join("identity.pem").exists(), "it has an identity");
     Ok(said)
 }

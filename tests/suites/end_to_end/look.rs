@@ -15,8 +15,9 @@ use chancery_tests::agent::Agent;
 use chancery_tests::cli::Cli;
 use chancery_tests::coordinator::Coordinator;
 use chancery_tests::nginx::Nginx;
+use chancery_tests::scene::Scene;
 use chancery_tests::wait;
-use chancery_tests::world::{PATIENCE, server_name};
+use chancery_tests::world::{Options, PATIENCE, World, server_name};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
@@ -255,6 +256,46 @@ pub(crate) async fn story(cli: &Cli, subject: &str) -> Result<Vec<String>> {
         .collect())
 }
 
+/// A world with these certificates installed.
+pub(crate) async fn world_with(scene: &Scene, certificates: &[&str]) -> Result<World> {
+    let world = World::start(scene, Options::new()?).await?;
+    world.declare(certificates).await?;
+    for certificate in certificates {
+        world.wait_until_installed(certificate, 1).await?;
+    }
+    Ok(world)
+}
+
+/// Sets what the agent's configuration has beside its coordinator, and starts it anew.
+pub(crate) async fn reconfigure(world: &mut World, more: &str) -> Result<()> {
+    world.agent.process()?.stop(wait::SOON).await?;
+    world.agent.write_config(&[world.coordinator.agents_address()], &[], more)?;
+    world.agent.run()
+}
+
+/// nginx as the agent's service, for these certificates; empty for all.
+pub(crate) fn nginx_service(world: &World, certificates: &[&str]) -> String {
+    let service = ServiceText {
+        name: "nginx",
+        certificates,
+        test: &world.commands.test,
+        reload: &world.commands.reload,
+        probe: Some(world.nginx.address()),
+        timeout: PROBE,
+    };
+    service.toml()
+}
+
+/// How often nginx was tested and reloaded.
+pub(crate) fn counts(world: &World) -> (usize, usize) {
+    (world.commands.tests(), world.commands.reloads())
+}
+
+/// A text in a document; empty when there is none.
+pub(crate) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
 /// A `[[service]]` of an agent.
 #[derive(Debug)]
 pub(crate) struct ServiceText<'a> {
@@ -288,4 +329,8 @@ impl ServiceText<'_> {
     }
 }
 
+/// The agent of a [`World`].
+pub(crate) const AGENT: &str = "web-1";
+/// Long enough for nginx to reload on a busy machine, short enough to be waited for.
+const PROBE: Duration = Duration::from_secs(2);
 const KEY: &[u8] = b"PRIVATE KEY-----";

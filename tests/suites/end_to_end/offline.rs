@@ -20,11 +20,9 @@ use tokio::time::Instant;
 
 use crate::center::{self, Center};
 use crate::look::{
-    ServiceText, connections, must_be_installed, renew, story, wait_for_agent, wait_for_connection,
-    wait_for_state, wait_until_issued, wait_until_served,
+    AGENT, ServiceText, connections, must_be_installed, renew, story, wait_for_agent,
+    wait_for_connection, wait_for_state, wait_until_issued, wait_until_served,
 };
-
-const AGENT: &str = "web-1";
 
 #[test]
 fn without_a_coordinator_the_agent_goes_on_from_its_disk_and_reports_later() {

@@ -54,7 +54,7 @@ pub fn decide(facts: &Facts<'_>, now: Timestamp) -> Decision {
         .iter()
         .find_map(|check| check(facts.spec, &state, now))
         .unwrap_or_else(|| unreachable!("the last check always speaks"));
-    delayed_by_failure(wanted, &state)
+    delayed_by_failure(wanted, &state, now)
 }
 
 /// The issuer whose turn it is: the first, or after [`FAILURES_PER_ISSUER`] failures in a
@@ -189,7 +189,12 @@ pub fn renew_at(spec: &CertificateSpec, issued: &Issued) -> Timestamp {
     let share = i64::from(u16::from_be_bytes([hash.as_bytes()[0], hash.as_bytes()[1]]));
     let spread_secs = life_secs / 20 * share / i64::from(u16::MAX);
     let at_secs = issued.not_after.as_second() - left_secs - spread_secs;
-    Timestamp::from_second(at_secs).unwrap_or(issued.not_before)
+    let at = Timestamp::from_second(at_secs).unwrap_or(issued.not_before);
+    // A clock that runs ahead, or a CA that issues what is old already, must not make each new
+    // certificate due at once: some of the life that was left when it came is always used.
+    let left_when_stored = issued.not_after.as_second() - issued.stored_at.as_second();
+    let floor = issued.stored_at.as_second() + left_when_stored.max(0) / 3;
+    at.max(Timestamp::from_second(floor).unwrap_or(at))
 }
 
 fn is_short(issued: &Issued) -> bool {
@@ -197,8 +202,16 @@ fn is_short(issued: &Issued) -> bool {
 }
 
 /// A failure holds back the next try, unless an operator asked for one since.
-fn delayed_by_failure(mut decision: Decision, state: &CertificateState) -> Decision {
+fn delayed_by_failure(
+    mut decision: Decision,
+    state: &CertificateState,
+    now: Timestamp,
+) -> Decision {
     let Some(failure) = &state.last_failure else { return decision };
+    if failure.at > now {
+        // The clock was set back since, perhaps by years: waiting would mean nothing.
+        return decision;
+    }
     if state.renewal_requested_at.is_some_and(|requested_at| requested_at > failure.at) {
         return decision;
     }

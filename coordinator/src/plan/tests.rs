@@ -99,6 +99,30 @@ fn a_failure_delays_until_its_time_and_an_operator_overrides_it() {
 }
 
 #[test]
+fn a_failure_in_the_future_delays_nothing() {
+    let state = CertificateState {
+        failures: 1,
+        last_failure: Some(Failure {
+            at: at(1000),
+            message: "refused".to_owned(),
+            code: "ca-rejected".to_owned(),
+            retry_at: at(1001),
+        }),
+        ..CertificateState::default()
+    };
+    // The clock was three years ahead for a while.
+    assert!(code(&spec(), &state, at(0)).1);
+}
+
+#[test]
+fn a_clock_that_runs_ahead_does_not_make_each_new_certificate_due_at_once() {
+    let mut state = issued(90);
+    state.issued.as_mut().unwrap().stored_at = at(65);
+    assert_eq!(code(&spec(), &state, at(65)), ("lifetime", false));
+    assert_eq!(code(&spec(), &state, at(74)), ("lifetime", true));
+}
+
+#[test]
 fn after_three_failures_the_next_issuer_has_its_turn() {
     let turns: Vec<_> = [0, 2, 3, 5, 6]
         .into_iter()

@@ -127,17 +127,20 @@ impl Mirror {
         let mut waits = Policy::CONNECT.waits();
         loop {
             let error = match store.watch("", self.revision()).await {
-                Ok(mut commits) => loop {
-                    match commits.next().await {
-                        Some(Ok(commit)) => {
-                            waits.reset();
-                            self.health.send_replace(Health::Following);
-                            self.apply(&commit);
+                Ok(mut commits) => {
+                    // Now, not with the first commit: a quiet store has none for hours.
+                    self.health.send_replace(Health::Following);
+                    loop {
+                        match commits.next().await {
+                            Some(Ok(commit)) => {
+                                waits.reset();
+                                self.apply(&commit);
+                            }
+                            Some(Err(error)) => break error,
+                            None => break Error::Unavailable("the watch ended".to_owned()),
                         }
-                        Some(Err(error)) => break error,
-                        None => break Error::Unavailable("the watch ended".to_owned()),
                     }
-                },
+                }
                 Err(error) => error,
             };
             if matches!(error, Error::Compacted { .. }) {
@@ -211,3 +214,6 @@ impl Mirror {
 
 /// Commits that a subscriber may lag behind before it has to look at everything.
 const TOUCHED_QUEUE: usize = 1024;
+
+#[cfg(test)]
+mod tests;

@@ -85,11 +85,22 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let shutdown = CancellationToken::new();
     let listeners = Listeners::bind(&config).await?;
     let running = Running::start(config, listeners, shutdown.clone());
+    tokio::pin!(running);
     let mut running = tokio::select! {
-        running = running => running?,
-        () = signals.next() => return Ok(()),
+        running = &mut running => running?,
+        () = signals.next() => {
+            // It may lead already: then it does not make the others wait for its lease.
+            shutdown.cancel();
+            tokio::select! {
+                running = running => running?,
+                () = signals.next() => return Ok(()),
+                () = tokio::time::sleep(STOP_DEADLINE) => return Ok(()),
+            }
+        }
     };
     let outcome = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => Ok(()),
         () = signals.next() => {
             tracing::info!("stopping");
             Ok(())
@@ -207,7 +218,11 @@ impl Running {
     async fn stopped(mut self) {
         let _ = self.leader.await;
         self.election.stopped().await;
-        while self.servers.join_next().await.is_some() {}
+        // A peer that keeps its connection open must not cost the last events.
+        let servers = async { while self.servers.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN, servers).await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
         // Last, so that nothing of what happened above is missing.
         self.stop_events.cancel();
         let _ = self.events.await;
@@ -349,7 +364,6 @@ async fn lead(parts: Parts, config: Config, shutdown: CancellationToken) {
 /// The leader's work for one term.
 async fn one_term(parts: &Parts, orders: &Arc<Orders>, config: &Config, leadership: Leadership) {
     let work = async {
-        ensure_authority(parts, &leadership).await;
         let message = format!("{} leads, epoch {}", config.node, leadership.epoch());
         parts.events.record(EventKind::LeaderElected, config.node.as_str(), message);
         let scheduler = Scheduler::new(
@@ -359,7 +373,12 @@ async fn one_term(parts: &Parts, orders: &Arc<Orders>, config: &Config, leadersh
             leadership.clone(),
             config.orders_concurrency,
         );
-        tokio::join!(scheduler.run(), reseal(parts, &leadership));
+        // Side by side: an internal CA that cannot be made or read must not stop renewals.
+        tokio::join!(
+            ensure_authority(parts, &leadership),
+            scheduler.run(),
+            reseal(parts, &leadership)
+        );
     };
     tokio::select! {
         () = work => {}
@@ -380,12 +399,16 @@ async fn ensure_authority(parts: &Parts, leadership: &Leadership) {
 /// Loads data keys that another coordinator, or an operator through this one, has made.
 async fn follow_seal(parts: &Parts) {
     let mut touched = parts.mirror.touched();
-    while seal_touched(&mut touched).await {
+    // At once as well: they may have changed since they were loaded.
+    loop {
         let ring = parts.mirror.read().seal.as_ref().map(|ring| ring.record.clone());
         if let Some(ring) = ring
             && let Err(error) = parts.sealer.reload(&ring)
         {
             tracing::error!(%error, "the data keys cannot be loaded");
+        }
+        if !seal_touched(&mut touched).await {
+            return;
         }
     }
 }

@@ -11,10 +11,10 @@ use std::{
 };
 
 use chancery_shared::{name::IssuerName, number::Revision};
-use instant_acme::{Account, Key};
+use instant_acme::{Account, HttpClient, Key};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use super::{Error, ca::CaClient};
+use super::Error;
 use crate::{
     election::Leadership,
     record::{self, IssuerSpec, key},
@@ -26,8 +26,12 @@ use crate::{
 pub struct Accounts {
     store: Arc<dyn Store>,
     sealer: Sealer,
+    connect: Connect,
     open: Mutex<HashMap<IssuerName, Slot>>,
 }
+
+/// Makes the client for an issuer.
+pub type Connect = Arc<dyn Fn(&IssuerSpec) -> Result<Box<dyn HttpClient>, Error> + Send + Sync>;
 
 /// One issuer's place. Its lock is held while the account is being opened, so that orders that
 /// start together open it once, and a hanging CA holds up its own orders only.
@@ -40,16 +44,18 @@ struct Stored {
 }
 
 impl Accounts {
-    /// Accounts kept in `store`, their keys sealed by `sealer`.
-    pub fn new(store: Arc<dyn Store>, sealer: Sealer) -> Self {
-        Self { store, sealer, open: Mutex::default() }
+    /// Accounts kept in `store`, their keys sealed by `sealer`; CAs are reached through `connect`.
+    pub fn new(store: Arc<dyn Store>, sealer: Sealer, connect: Connect) -> Self {
+        Self { store, sealer, connect, open: Mutex::default() }
     }
 
-    /// The account at `issuer`, made if there is none.
+    /// The account at `issuer`, made if there is none. `still` is asked after having waited
+    /// for somebody else who opens it, who may have failed.
     pub async fn open(
         &self,
         leadership: &Leadership,
         issuer: &IssuerSpec,
+        still: impl Fn() -> Result<(), Error>,
     ) -> Result<Account, Error> {
         let slot = self.slot(&issuer.name);
         let mut slot = slot.lock().await;
@@ -58,19 +64,25 @@ impl Accounts {
         {
             return Ok(account.clone());
         }
+        still()?;
         let account = self.restore_or_create(leadership, issuer).await?;
         *slot = Some((issuer.clone(), account.clone()));
         Ok(account)
     }
 
-    /// Forgets that the CA knew the account, because it says that it does not: the next
-    /// use makes it again with the same key.
-    pub async fn forget(&self, leadership: &Leadership, issuer: &IssuerName) -> Result<(), Error> {
+    /// Forgets that the CA knew the account with this URL, because it says that it does not: the
+    /// next use makes it again with the same key. Does nothing if somebody else has done so.
+    pub async fn forget(
+        &self,
+        leadership: &Leadership,
+        issuer: &IssuerName,
+        url: &str,
+    ) -> Result<(), Error> {
         let slot = self.slot(issuer);
         let mut slot = slot.lock().await;
-        *slot = None;
+        slot.take_if(|(_, account)| account.id() == url);
         if let Some(mut stored) = self.stored(issuer).await?
-            && stored.account.url.take().is_some()
+            && stored.account.url.take_if(|known| known == url).is_some()
         {
             self.write(leadership, issuer, &stored.account, Some(stored.revision)).await?;
         }
@@ -92,7 +104,7 @@ impl Accounts {
         };
         let pkcs8 = self.sealer.open(&Context::account(&issuer.name), &stored.account.key)?;
         let pkcs8 = PrivatePkcs8KeyDer::from(pkcs8.expose_secret());
-        let builder = Account::builder_with_http(Box::new(CaClient::new(issuer)?));
+        let builder = Account::builder_with_http((self.connect)(issuer)?);
         if let Some(url) = stored.account.url {
             let account =
                 builder.from_parts(url, pkcs8.clone_key(), issuer.directory.clone()).await?;
@@ -107,6 +119,7 @@ impl Accounts {
             )
             .await?;
         if !issuer.contacts.is_empty() {
+            leadership.check().map_err(|_| Error::SteppedDown)?;
             let contacts: Vec<&str> = issuer.contacts.iter().map(String::as_str).collect();
             account.update_contacts(&contacts).await?;
         }

@@ -19,7 +19,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::Error;
-use crate::record::IssuerSpec;
+use crate::{events::printable, record::IssuerSpec};
 
 /// The CA asks for patience.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +89,11 @@ pub(super) fn may_have_taken_effect(error: &instant_acme::Error) -> bool {
         ) => *effect,
         Some(Fault::Untrusted { .. }) | None => false,
     }
+}
+
+/// A client for `issuer`, as an [`instant_acme::Account`] wants it.
+pub(super) fn connect(issuer: &IssuerSpec) -> Result<Box<dyn HttpClient>, Error> {
+    Ok(Box::new(CaClient::new(issuer)?))
 }
 
 /// A client for one issuer.
@@ -227,23 +232,25 @@ fn is_foreign_error(status: StatusCode, headers: &HeaderMap) -> bool {
 
 /// Retry-After (RFC 9110 section 10.2.3), in seconds or as a date. A date is taken by the CA's own
 /// clock, which its answer shows (section 6.6.1); without that it counts as if it were not there.
+/// Bounded, so that a slip of the CA cannot stop renewals for years.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let retry_after = text(header::RETRY_AFTER)?;
     if let Ok(secs) = retry_after.parse() {
-        return Some(Duration::from_secs(secs));
+        return Some(Duration::from_secs(secs).min(LONGEST_RETRY_AFTER));
     }
     let parser = jiff::fmt::rfc2822::DateTimeParser::new();
     let then = parser.parse_timestamp(retry_after).ok()?;
     let now = parser.parse_timestamp(text(header::DATE)?).ok()?;
-    Duration::try_from(then.duration_since(now)).ok()
+    let wait = Duration::try_from(then.duration_since(now)).ok()?;
+    Some(wait.min(LONGEST_RETRY_AFTER))
 }
 
 /// The detail of a problem document, or else the beginning of the body.
 fn excerpt(body: &[u8]) -> String {
     match serde_json::from_slice::<instant_acme::Problem>(body) {
         Ok(problem) if problem.detail.is_some() => super::error::describe(&problem),
-        _ => String::from_utf8_lossy(&body[..body.len().min(200)]).trim().to_owned(),
+        _ => printable(&String::from_utf8_lossy(&body[..body.len().min(200)]), 300),
     }
 }
 
@@ -257,6 +264,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Far above any chain; bounds what a broken CA can make us hold.
 const LARGEST_ANSWER: usize = 1024 * 1024;
+/// The longest that a CA can put us off at once. None of the known rate limits is longer.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(7 * 24);
 
 #[cfg(test)]
 mod tests {
@@ -276,5 +285,6 @@ mod tests {
         assert_eq!(told("Sun, 22 Nov 2026 06:33:44 GMT", date), None);
         assert_eq!(told("Sun, 22 Nov 2026 06:35:44 GMT", "today"), None);
         assert_eq!(told("soon", date), None);
+        assert_eq!(told(&u64::MAX.to_string(), date), Some(LONGEST_RETRY_AFTER));
     }
 }

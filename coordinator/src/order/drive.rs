@@ -1,12 +1,13 @@
 //! One order, step after step, until it is over.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use chancery_shared::{failpoint::crash_point, retry::Policy, secret::Secret};
+use chancery_shared::{failpoint::crash_point, number::Revision, retry::Policy, secret::Secret};
 use instant_acme::{
     Account, AuthorizationStatus, ChallengeStatus, ChallengeType, Identifier as AcmeIdentifier,
     NewOrder, OrderStatus,
 };
+use tracing::Instrument as _;
 
 use super::{
     Error, Orders, ca, error,
@@ -15,7 +16,9 @@ use super::{
 };
 use crate::{
     election::Leadership,
+    events::printable,
     record::{Challenge, EventKind, Order, Stage},
+    store,
 };
 
 /// An order being driven to its end.
@@ -30,7 +33,7 @@ pub(super) struct Drive<'a> {
 
 impl Drive<'_> {
     /// Does step after step.
-    pub(super) async fn finish(mut self) -> Result<(), Error> {
+    pub(super) async fn finish(mut self) -> Result<Revision, Error> {
         loop {
             // Invariant 1: nothing leaves this process once the lease may be somebody else's.
             self.leadership.check().map_err(|_| Error::SteppedDown)?;
@@ -64,6 +67,12 @@ impl Drive<'_> {
     /// The order's status at the CA; `None` without an order URL.
     async fn status(&mut self) -> Result<Option<OrderStatus>, Error> {
         let Some(url) = self.entry.order.stage.url() else { return Ok(None) };
+        let (ours, now) = (&self.entry.order.account, self.account.id());
+        if ours != now {
+            // The issuer's directory was changed, or the CA has lost the account: the order cannot be
+            // asked for any more, least of all at another CA.
+            return Err(Error::OrderUnknown(format!("{url} of account {ours}; it is now {now}")));
+        }
         if self.at_ca.is_none() {
             let fetched = self.account.order(url.to_owned()).await.map_err(Error::from);
             let order = fetched.map_err(|error| match error {
@@ -76,31 +85,51 @@ impl Drive<'_> {
         Ok(self.at_ca.as_mut().map(|order| order.state().status))
     }
 
+    /// Sends newOrder and journals the URL. Not ended by dropping, and held by a leader that hands over:
+    /// an order whose answer nobody waits for would be lost at the CA.
     async fn place(&mut self) -> Result<(), Error> {
-        let identifiers: Vec<AcmeIdentifier> = self
-            .entry
-            .order
-            .identifiers
-            .iter()
-            .map(|identifier| AcmeIdentifier::Dns(identifier.as_str().to_owned()))
-            .collect();
-        let placed = self.account.new_order(&NewOrder::new(&identifiers)).await;
-        let order = placed.inspect_err(|error| {
-            if ca::may_have_taken_effect(error) {
-                self.orders.metrics.order_possibly_orphaned(&self.entry.order.issuer);
-            }
-        })?;
-        crash_point("order::before-placed");
-        let url = order.url().to_owned();
-        self.at_ca = Some(order);
-        self.advance(Stage::Placed { url }).await?;
+        let hold = self.leadership.hold().map_err(|_| Error::SteppedDown)?;
+        let (journal, leadership) = (self.orders.journal.clone(), self.leadership.clone());
+        let (account, mut entry) = (self.account.clone(), self.entry.clone());
+        let metrics = self.orders.metrics.clone();
+        let placing = async move {
+            let _hold = hold;
+            let identifiers = entry.order.identifiers.iter();
+            let identifiers: Vec<_> = identifiers
+                .map(|identifier| AcmeIdentifier::Dns(identifier.as_str().to_owned()))
+                .collect();
+            let at_ca = account.new_order(&NewOrder::new(&identifiers)).await;
+            let at_ca = at_ca.inspect_err(|error| {
+                if ca::may_have_taken_effect(error) {
+                    metrics.order_possibly_orphaned(&entry.order.issuer);
+                }
+            })?;
+            crash_point("order::before-placed");
+            let url = at_ca.url().to_owned();
+            account.id().clone_into(&mut entry.order.account);
+            let issuer = entry.order.issuer.clone();
+            let entry = journal.advance(&leadership, entry, Stage::Placed { url }).await;
+            let entry = entry.inspect_err(|error| {
+                tracing::warn!(%error, "the CA has an order that could not be written down");
+                // After a fenced write the successor counts it.
+                if !matches!(error, Error::Store(store::Error::Fenced { .. })) {
+                    metrics.order_possibly_orphaned(&issuer);
+                }
+            })?;
+            Ok((at_ca, entry))
+        };
+        let placed = tokio::spawn(placing.in_current_span()).await;
+        let placed = placed.unwrap_or_else(|error| Err(Error::CaUnreachable(error.to_string())));
+        let (at_ca, entry) = placed?;
+        self.at_ca = Some(at_ca);
+        self.entry = entry;
         crash_point("order::placed");
         Ok(())
     }
 
     /// Finds the answers of all pending challenges and stores them.
     async fn present(&mut self) -> Result<(), Error> {
-        let mut answers = Vec::new();
+        let mut answers = BTreeMap::new();
         let order = &self.entry.order;
         let (id, certificate) = (order.id, order.certificate.clone());
         let mut authorizations = known(&mut self.at_ca)?.authorizations();
@@ -114,6 +143,10 @@ impl Drive<'_> {
             let Some(challenge) = authorization.challenge(ChallengeType::Http01) else {
                 return Err(Error::NoChallenge { identifier, offered });
             };
+            if !is_token(&challenge.token) {
+                let token = printable(&challenge.token, 100);
+                return Err(Error::BadIssuance(format!("no challenge token: {token:?}")));
+            }
             let identifier = identifier
                 .parse()
                 .map_err(|_| Error::BadIssuance(format!("authorization for {identifier}")))?;
@@ -123,7 +156,7 @@ impl Drive<'_> {
                 identifier,
                 key_authorization: challenge.key_authorization().as_str().to_owned(),
             };
-            answers.push((challenge.token.clone(), answer));
+            answers.insert(challenge.token.clone(), answer);
         }
         let entry = self.entry.clone();
         self.entry = self.orders.journal.present(self.leadership, entry, answers).await?;
@@ -134,7 +167,8 @@ impl Drive<'_> {
     /// Tells the CA that it can look, for each challenge that it has not looked at, then
     /// waits until it has.
     async fn validate(&mut self) -> Result<(), Error> {
-        self.leadership.check().map_err(|_| Error::SteppedDown)?;
+        // Our own listener has to serve the answers, also if a former leader has stored them.
+        self.orders.mirror.wait_for(self.entry.revision).await;
         let mut authorizations = known(&mut self.at_ca)?.authorizations();
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = authorization?;
@@ -144,6 +178,7 @@ impl Drive<'_> {
             if let Some(mut challenge) = authorization.challenge(ChallengeType::Http01)
                 && challenge.status == ChallengeStatus::Pending
             {
+                self.leadership.check().map_err(|_| Error::SteppedDown)?;
                 challenge.set_ready().await?;
             }
         }
@@ -163,14 +198,15 @@ impl Drive<'_> {
         Ok(())
     }
 
-    async fn collect(mut self) -> Result<(), Error> {
+    async fn collect(mut self) -> Result<Revision, Error> {
         let pem = known(&mut self.at_ca)?.certificate().await?;
         let pem = pem.ok_or_else(|| Error::CaUnreachable("the chain is not ready".to_owned()))?;
         let pkcs8 = self.orders.journal.private_key(&self.entry.order)?;
-        let collected = check_chain(&self.entry.order, &pkcs8, &pem)?;
+        let now = self.orders.clock.now();
+        let collected = check_chain(&self.entry.order, &pkcs8, &pem, now)?;
         crash_point("order::collected");
         let Self { orders, leadership, entry, .. } = self;
-        let issued = orders.journal.issued(leadership, &entry, collected).await?;
+        let (issued, revision) = orders.journal.issued(leadership, &entry, collected).await?;
         crash_point("order::issued");
         let order = &entry.order;
         tracing::info!(generation = %order.generation, serial = issued.serial, "issued");
@@ -180,7 +216,7 @@ impl Drive<'_> {
             order.generation, issued.issued_by, issued.serial, issued.not_after
         );
         orders.events.record(EventKind::CertificateIssued, order.certificate.as_str(), message);
-        Ok(())
+        Ok(revision)
     }
 
     /// Asks the CA until the order is no longer in `status`. The order's deadline bounds it.
@@ -219,7 +255,7 @@ impl Drive<'_> {
         if reasons.is_empty() {
             reasons.push("the order is no longer valid, and the CA does not say why".to_owned());
         }
-        Error::Rejected { message: reasons.join("; ") }
+        Error::Rejected { message: printable(&reasons.join("; "), MOST_TOLD) }
     }
 
     async fn advance(&mut self, stage: Stage) -> Result<(), Error> {
@@ -238,6 +274,13 @@ impl Drive<'_> {
 /// The order as the CA last showed it: each step but the first has it.
 fn known(at_ca: &mut Option<instant_acme::Order>) -> Result<&mut instant_acme::Order, Error> {
     at_ca.as_mut().ok_or_else(|| Error::CaUnreachable("the order was not fetched".to_owned()))
+}
+
+/// Whether this is a token (RFC 8555 section 8.1): base64url, at least 128 bits. It becomes a key in the store
+/// and a path for the CA, and comes from outside.
+fn is_token(text: &str) -> bool {
+    (22..=LONGEST_TOKEN).contains(&text.len())
+        && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_')
 }
 
 fn offered(authorization: &instant_acme::AuthorizationHandle<'_>) -> String {
@@ -261,6 +304,9 @@ fn request_der(order: &Order, pkcs8: &Secret) -> Result<Vec<u8>, Error> {
     Ok(params.serialize_request(&key).map_err(crypto)?.der().to_vec())
 }
 
+const LONGEST_TOKEN: usize = 256;
+/// Bytes of all that a CA says about one order that are kept.
+const MOST_TOLD: usize = 2000;
 /// Between looks at an order that the CA is working on.
 const POLL: Policy =
     Policy { first: Duration::from_millis(50), most: Duration::from_secs(5), factor: 2 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use instant_acme::Problem;
 
 use super::ca::{Busy, Fault};
-use crate::{seal, store};
+use crate::{events::printable, seal, store};
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -55,11 +55,21 @@ pub enum Error {
     /// The issuer's specification cannot be used.
     #[error("the issuer cannot be used: {0}")]
     BadIssuer(String),
+    /// The issuer is left alone for a while, because it could not be reached.
+    #[error("waiting for the CA: {reason}")]
+    IssuerPaused {
+        /// Why it could not be reached.
+        reason: String,
+        /// For how long it is left alone.
+        wait: Duration,
+    },
     /// The order took too long.
-    #[error("it was not finished within its deadline; the last step was: {stage}")]
+    #[error("it was not finished within its deadline; the last step was: {stage}{}", after(.last.as_deref()))]
     DeadlinePassed {
         /// The stage it was in.
         stage: &'static str,
+        /// Why the last try failed, if one did.
+        last: Option<String>,
     },
     /// A sealed record cannot be opened.
     #[error(transparent)]
@@ -92,6 +102,7 @@ impl Error {
                 Class::Fail(*wait)
             }
             Self::CaBusy { retry_after, .. } => Class::Repeat(retry_after.unwrap_or_default()),
+            Self::IssuerPaused { wait, .. } => Class::Repeat(*wait),
             Self::Rejected { .. }
             | Self::OrderUnknown(_)
             | Self::NoChallenge { .. }
@@ -105,7 +116,13 @@ impl Error {
 
     /// Whether a CA that is better tomorrow, or in an hour, is all that it takes.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Self::CaUnreachable(_) | Self::CaBusy { .. } | Self::AccountUnknown)
+        matches!(
+            self,
+            Self::CaUnreachable(_)
+                | Self::CaBusy { .. }
+                | Self::IssuerPaused { .. }
+                | Self::AccountUnknown
+        )
     }
 
     /// Stable code, with a page in `docs/errors/`.
@@ -113,7 +130,7 @@ impl Error {
         match self {
             Self::SteppedDown => "stepped-down",
             Self::Store(_) => "store",
-            Self::CaUnreachable(_) => "ca-unreachable",
+            Self::CaUnreachable(_) | Self::IssuerPaused { .. } => "ca-unreachable",
             Self::CaBusy { .. } => "ca-busy",
             Self::Rejected { .. } => "ca-rejected",
             Self::AccountUnknown => "account-unknown",
@@ -158,7 +175,12 @@ fn of_problem(problem: &Problem) -> Error {
     }
 }
 
-/// A problem document in one sentence, subproblems included.
+fn after(last: Option<&str>) -> String {
+    last.map(|last| format!("; the last try: {last}")).unwrap_or_default()
+}
+
+/// A problem document in one sentence, subproblems included. What a CA says goes into records, logs
+/// and terminals, so it is made printable and cut.
 pub(super) fn describe(problem: &Problem) -> String {
     let kind = problem.r#type.as_deref().unwrap_or("no type");
     let kind = kind.strip_prefix("urn:ietf:params:acme:error:").unwrap_or(kind);
@@ -168,7 +190,7 @@ pub(super) fn describe(problem: &Problem) -> String {
         text.push_str("; ");
         text.push_str(detail);
     }
-    text
+    printable(&text, MOST_TOLD)
 }
 
 /// An error and its sources, since those say what really happened.
@@ -189,6 +211,8 @@ pub(super) fn with_sources(error: &dyn std::error::Error) -> String {
 /// A live order waits this long at most for a busy CA; for longer it is given up, so that its
 /// place goes to another.
 const LONGEST_HELD: Duration = Duration::from_mins(2);
+/// Bytes of what a CA says that are kept.
+const MOST_TOLD: usize = 1000;
 
 #[cfg(test)]
 mod tests {
@@ -226,6 +250,14 @@ mod tests {
         let error = Error::from(instant_acme::Error::Other(Box::new(fault)));
         assert_eq!(error.class(), Class::Fail(Duration::ZERO));
         assert!(error.to_string().contains("trust_roots"), "{error}");
+    }
+
+    #[test]
+    fn what_a_ca_says_is_cut_and_cannot_talk_to_a_terminal() {
+        let json = format!(r#"{{"type":"x","detail":"\u001b[2J{}"}}"#, "y".repeat(1_000_000));
+        let told = of_problem(&serde_json::from_str(&json).unwrap()).to_string();
+        assert!(told.len() < 1_100, "{}", told.len());
+        assert!(!told.contains('\u{1b}'), "{told}");
     }
 
     #[test]

@@ -4,32 +4,34 @@
 //! free, changed on the condition that nobody else has, and given up together with
 //! the result, so that what the store shows is always one whole step.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chancery_shared::{
     clock::SharedClock,
     name::{CertName, IssuerName},
     number::{Generation, Revision},
     secret::Secret,
-    x509::Fingerprint,
+    x509::{self, Fingerprint},
 };
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::Error;
+use super::{Error, Wanted};
 use crate::{
     election::Leadership,
+    events::printable,
     mirror::Mirror,
     plan,
     record::{
-        self, Bundle, CertificateSpec, CertificateState, Chain, Challenge, Failure, Issued, Order,
-        Record, Stage, key,
+        self, Bundle, CertificateSpec, CertificateState, Chain, Challenge, Failure, Issued,
+        IssuerSpec, Order, Record, Stage, key,
     },
     seal::{Context, Sealer},
     store::{self, Batch, Store},
 };
 
 /// Reads and writes the journal.
+#[derive(Clone)]
 pub struct Journal {
     store: Arc<dyn Store>,
     mirror: Arc<Mirror>,
@@ -46,21 +48,6 @@ pub struct Entry {
     pub revision: Revision,
 }
 
-/// What is needed to begin an order.
-#[derive(Debug)]
-pub struct Intent<'a> {
-    /// The certificate.
-    pub spec: &'a CertificateSpec,
-    /// Its issuer.
-    pub issuer: &'a IssuerName,
-    /// URL of the account.
-    pub account: &'a str,
-    /// Why.
-    pub reason: &'a str,
-    /// How long the order may take.
-    pub deadline: Duration,
-}
-
 /// What the CA issued, checked.
 #[derive(Debug)]
 pub struct Collected {
@@ -69,7 +56,7 @@ pub struct Collected {
     /// The issuing certificates, DER.
     pub chain: Vec<Vec<u8>>,
     /// What the end-entity certificate says.
-    pub facts: chancery_shared::x509::Facts,
+    pub facts: x509::Facts,
 }
 
 impl Journal {
@@ -89,16 +76,32 @@ impl Journal {
         Ok(entry.map(|(order, revision)| Entry { order, revision }))
     }
 
-    /// Writes the intent to order, with a fresh private key, before the CA hears of it.
-    pub async fn begin(
+    /// The certificate as it was declared, if it is.
+    pub(super) async fn spec(
+        &self,
+        name: &CertName,
+    ) -> Result<Option<(CertificateSpec, Revision)>, Error> {
+        self.read(&key::certificate(name)).await
+    }
+
+    /// The issuer as it was declared, if it is.
+    pub(super) async fn issuer(&self, name: &IssuerName) -> Result<Option<IssuerSpec>, Error> {
+        Ok(self.read(&key::issuer(name)).await?.map(|(issuer, _)| issuer))
+    }
+
+    /// Writes the intent to order, with a fresh private key, before the CA hears of it. Refused by
+    /// the store if what was decided upon has changed.
+    pub(super) async fn begin(
         &self,
         leadership: &Leadership,
-        intent: &Intent<'_>,
+        wanted: &Wanted,
+        account: &str,
+        deadline: Duration,
     ) -> Result<Entry, Error> {
-        let name = &intent.spec.name;
-        let state = self.state(name).await?;
-        let generation = self.mirror.read().next_generation(name, state.0.generation);
-        let key_type = intent.spec.key_type;
+        let spec = &wanted.spec;
+        let name = &spec.name;
+        let generation = self.mirror.read().next_generation(name, wanted.state.generation);
+        let key_type = spec.key_type;
         let pkcs8 = tokio::task::spawn_blocking(move || key_type.generate())
             .await
             .map_err(|error| Error::Crypto(error.to_string()))?
@@ -109,14 +112,14 @@ impl Journal {
             id: Uuid::now_v7(),
             certificate: name.clone(),
             generation,
-            issuer: intent.issuer.clone(),
-            account: intent.account.to_owned(),
-            identifiers: intent.spec.identifiers.clone(),
+            issuer: wanted.issuer.name.clone(),
+            account: account.to_owned(),
+            identifiers: spec.identifiers.clone(),
             key_type,
             key: self.sealer.seal(&Context::order(name, generation), pkcs8.expose_secret()),
-            reason: intent.reason.to_owned(),
+            reason: wanted.reason.clone(),
             started_at: now,
-            deadline: now + intent.deadline,
+            deadline: now + deadline,
             epoch: leadership.epoch(),
             resumed: 0,
             stage: Stage::Intended,
@@ -125,8 +128,8 @@ impl Journal {
         let batch = leadership
             .batch()
             .absent(&at)
-            // The generation must still be the next one.
-            .unchanged(key::state(name), state.1)
+            .unchanged(key::certificate(name), Some(wanted.spec_revision))
+            .unchanged(key::state(name), wanted.state_revision)
             .put(&at, record::encode(&order));
         let revision = self.commit(batch).await?;
         Ok(Entry { order, revision })
@@ -150,26 +153,24 @@ impl Journal {
         self.rewrite(leadership.batch(), Order { stage, ..entry.order }, entry.revision).await
     }
 
-    /// Puts the answers of challenges into the store, in the same step as the stage that
-    /// says which. Returns when this coordinator's own listener serves them.
+    /// Puts the answers of challenges into the store, by token, in the same step as the stage that
+    /// says which.
     pub async fn present(
         &self,
         leadership: &Leadership,
         entry: Entry,
-        answers: Vec<(String, Challenge)>,
+        answers: BTreeMap<String, Challenge>,
     ) -> Result<Entry, Error> {
         let Some(url) = entry.order.stage.url().map(str::to_owned) else {
             return Err(Error::Crypto("an order without a URL cannot present".to_owned()));
         };
-        let tokens = answers.iter().map(|(token, _)| token.clone()).collect();
+        let tokens = answers.keys().cloned().collect();
         let mut batch = leadership.batch();
         for (token, challenge) in &answers {
             batch = batch.put(key::challenge(token), record::encode(challenge));
         }
         let order = Order { stage: Stage::Presented { url, tokens }, ..entry.order };
-        let entry = self.rewrite(batch, order, entry.revision).await?;
-        self.mirror.wait_for(entry.revision).await;
-        Ok(entry)
+        self.rewrite(batch, order, entry.revision).await
     }
 
     /// The private key of an order.
@@ -183,27 +184,29 @@ impl Journal {
         leadership: &Leadership,
         entry: &Entry,
         collected: Collected,
-    ) -> Result<Issued, Error> {
+    ) -> Result<(Issued, Revision), Error> {
         let order = &entry.order;
         let name = &order.certificate;
         let (state, state_revision) = self.state(name).await?;
         let issued = self.facts(order, &collected);
         let bundle = self.bundle(order, &collected)?;
-        let renewal_requested_at =
-            state.renewal_requested_at.filter(|requested_at| *requested_at > order.started_at);
+        // A request for a renewal is gone with this: none is written while an order is live, so
+        // that whatever stood here was there before the order began.
         let new_state = CertificateState {
-            generation: order.generation,
+            generation: order.generation.max(state.generation),
             issued: Some(issued.clone()),
-            renewal_requested_at,
-            failures: 0,
-            last_failure: None,
+            ..CertificateState::default()
         };
-        let mut batch = ending(leadership.batch(), entry)
+        let mut batch = self
+            .ending(leadership, entry)
+            .await?
             .unchanged(key::state(name), state_revision)
             .absent(key::bundle(name, order.generation))
             .put(key::bundle(name, order.generation), record::encode(&bundle))
             .put(key::state(name), record::encode(&new_state));
-        for (fingerprint, der) in bundle.chain.iter().zip(collected.chain) {
+        // The same one twice in a chain is one record.
+        let chain: BTreeMap<_, _> = bundle.chain.iter().zip(collected.chain).collect();
+        for (fingerprint, der) in chain {
             batch = batch.put(key::chain(fingerprint), record::encode(&Chain { der }));
         }
         if order.generation.0 > KEPT_BUNDLES {
@@ -211,8 +214,7 @@ impl Journal {
             batch = batch.delete(key::bundle(name, outdated));
         }
         let revision = self.commit(batch).await?;
-        self.mirror.wait_for(revision).await;
-        Ok(issued)
+        Ok((issued, revision))
     }
 
     /// Ends the order without a certificate.
@@ -222,25 +224,43 @@ impl Journal {
         entry: &Entry,
         error: &Error,
         wait: Duration,
-    ) -> Result<(), Error> {
-        self.record_failure(
-            ending(leadership.batch(), entry),
-            &entry.order.certificate,
-            error,
-            wait,
-        )
-        .await
+    ) -> Result<Revision, Error> {
+        let batch = self.ending(leadership, entry).await?;
+        self.record_failure(batch, &entry.order.certificate, error, wait).await
     }
 
-    /// Notes that an order could not even be begun.
+    /// Notes that an order could not even be begun. `None` if the certificate is no longer declared.
     pub async fn could_not_begin(
         &self,
         leadership: &Leadership,
         certificate: &CertName,
         error: &Error,
         wait: Duration,
-    ) -> Result<(), Error> {
-        self.record_failure(leadership.batch(), certificate, error, wait).await
+    ) -> Result<Option<Revision>, Error> {
+        let Some((_, spec)) = self.spec(certificate).await? else { return Ok(None) };
+        let batch = leadership
+            .batch()
+            .absent(key::order(certificate))
+            .unchanged(key::certificate(certificate), Some(spec));
+        self.record_failure(batch, certificate, error, wait).await.map(Some)
+    }
+
+    /// A batch that removes an order and exactly the challenges that it presented. One that
+    /// another order has presented since (a CA may give the same authorization to two) stays.
+    async fn ending(&self, leadership: &Leadership, entry: &Entry) -> Result<Batch, Error> {
+        let order = &entry.order;
+        let at = key::order(&order.certificate);
+        let mut batch = leadership.batch().unchanged(&at, Some(entry.revision)).delete(&at);
+        for token in order.stage.tokens() {
+            let at = key::challenge(token);
+            let Some(found) = self.store.get(&at).await? else { continue };
+            let is_ours = record::decode::<Challenge>(&at, &found.value)
+                .map_or(true, |challenge| challenge.order == order.id);
+            if is_ours {
+                batch = batch.unchanged(&at, Some(found.revision)).delete(&at);
+            }
+        }
+        Ok(batch)
     }
 
     async fn record_failure(
@@ -249,10 +269,10 @@ impl Journal {
         certificate: &CertName,
         error: &Error,
         first_wait: Duration,
-    ) -> Result<(), Error> {
+    ) -> Result<Revision, Error> {
         let (state, revision) = self.state(certificate).await?;
         let at = self.clock.now();
-        let failures = state.failures + 1;
+        let failures = state.failures.saturating_add(1);
         let least = match error.class() {
             super::Class::Fail(least) | super::Class::Repeat(least) => least,
             super::Class::Stop => Duration::ZERO,
@@ -261,16 +281,13 @@ impl Journal {
         let wait = plan::wait_after(failures, first_wait).min(most).max(least);
         let failure = Failure {
             at,
-            message: error.to_string(),
+            message: printable(&error.to_string(), MAX_MESSAGE),
             code: error.code().to_owned(),
             retry_at: at.checked_add(wait).unwrap_or(Timestamp::MAX),
         };
         let state = CertificateState { failures, last_failure: Some(failure), ..state };
         let at = key::state(certificate);
-        let batch = batch.unchanged(&at, revision).put(&at, record::encode(&state));
-        let revision = self.commit(batch).await?;
-        self.mirror.wait_for(revision).await;
-        Ok(())
+        self.commit(batch.unchanged(&at, revision).put(&at, record::encode(&state))).await
     }
 
     async fn rewrite(
@@ -314,7 +331,11 @@ impl Journal {
         })
     }
 
-    async fn state(&self, name: &CertName) -> Result<(CertificateState, Option<Revision>), Error> {
+    /// What is so for a certificate.
+    pub(super) async fn state(
+        &self,
+        name: &CertName,
+    ) -> Result<(CertificateState, Option<Revision>), Error> {
         let state = self.read::<CertificateState>(&key::state(name)).await?;
         Ok(state.map_or_else(Default::default, |(state, revision)| (state, Some(revision))))
     }
@@ -331,44 +352,60 @@ impl Journal {
     }
 }
 
-/// A batch that removes an order and exactly the challenges that it presented.
-fn ending(batch: Batch, entry: &Entry) -> Batch {
-    let at = key::order(&entry.order.certificate);
-    let batch = batch.unchanged(&at, Some(entry.revision)).delete(&at);
-    let tokens = entry.order.stage.tokens().iter();
-    tokens.fold(batch, |batch, token| batch.delete(key::challenge(token)))
-}
-
 /// Bundles of a certificate that stay in the store: the current one and those before it
 /// that an operator may want back.
 const KEPT_BUNDLES: u64 = 3;
+const MAX_MESSAGE: usize = 2000;
+/// Far more than any chain has.
+const MOST_CERTIFICATES: usize = 16;
 
 /// A CA that could not be reached is tried this often at least, unless it says otherwise.
 const AN_HOUR: Duration = Duration::from_hours(1);
 
 /// A chain as the CA sends it (RFC 8555 section 7.4.2), split and checked against the order.
-pub fn check_chain(order: &Order, pkcs8: &Secret, pem: &str) -> Result<Collected, Error> {
+pub fn check_chain(
+    order: &Order,
+    pkcs8: &Secret,
+    pem: &str,
+    now: Timestamp,
+) -> Result<Collected, Error> {
     use rustls_pki_types::{
         CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _,
     };
     let bad = |reason: String| Error::BadIssuance(reason);
     let mut certificates = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .take(MOST_CERTIFICATES + 1)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| bad(format!("the chain is not PEM: {error}")))?
-        .into_iter();
-    let leaf = certificates.next().ok_or_else(|| bad("the chain is empty".to_owned()))?;
+        .map_err(|error| bad(format!("the chain is not PEM: {error}")))?;
+    if certificates.len() > MOST_CERTIFICATES {
+        return Err(bad(format!("the chain has more than {MOST_CERTIFICATES} certificates")));
+    }
+    if certificates.is_empty() {
+        return Err(bad("the chain is empty".to_owned()));
+    }
+    let leaf = certificates.remove(0);
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.expose_secret()));
-    chancery_shared::x509::check_key_matches(&leaf, &key)
-        .map_err(|error| bad(error.to_string()))?;
-    let facts = chancery_shared::x509::Facts::of(&leaf).map_err(|error| bad(error.to_string()))?;
+    x509::check_key_matches(&leaf, &key).map_err(|error| bad(error.to_string()))?;
+    let facts = x509::Facts::of(&leaf).map_err(|error| bad(error.to_string()))?;
     for identifier in &order.identifiers {
         if !facts.dns_names.iter().any(|name| name == identifier.as_str()) {
             return Err(bad(format!("{identifier} is missing in the certificate")));
         }
     }
+    // Renewing what is expired at birth would be an endless series of orders.
+    if facts.not_after <= now || facts.not_after <= facts.not_before {
+        return Err(bad(format!(
+            "the certificate is valid from {} to {}, and this machine's clock says {now}: compare it",
+            facts.not_before, facts.not_after
+        )));
+    }
+    for (place, der) in (1..).zip(&certificates) {
+        x509::Facts::of(der)
+            .map_err(|error| bad(format!("issuing certificate {place} in the chain: {error}")))?;
+    }
     Ok(Collected {
         leaf: leaf.to_vec(),
-        chain: certificates.map(|der| der.to_vec()).collect(),
+        chain: certificates.into_iter().map(|der| der.to_vec()).collect(),
         facts,
     })
 }

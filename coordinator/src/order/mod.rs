@@ -25,13 +25,16 @@
 //! # Errors
 //!
 //! [`Error::class`] says what follows: stop (no longer the leader), repeat the step (the store or the CA
-//! was away) until the order's deadline, or end the order and note when to try again. As long as
-//! there is no order, little is lost by giving up: after a few tries the place goes to another
-//! certificate, and the operator can see why.
+//! was away) until the order's deadline, or end the order and note when to try again. Whoever has to
+//! wait before a step is repeated gives its place to another order meanwhile ([`Outcome::Again`]).
+//! As long as there is no order, little is lost by giving up: after a few tries that is a
+//! failure, so that the operator can see why, and the next issuer gets its turn.
 
 use std::{sync::Arc, time::Duration};
 
-use chancery_shared::{clock::SharedClock, failpoint::crash_point, name::CertName, retry::Policy};
+use chancery_shared::{
+    clock::SharedClock, failpoint::crash_point, name::CertName, number::Revision,
+};
 use instant_acme::Account;
 
 pub mod account;
@@ -39,14 +42,17 @@ pub mod ca;
 mod drive;
 mod error;
 pub mod journal;
+mod patience;
 pub mod stage;
 
 pub use error::{Class, Error};
+pub use patience::Tries;
 
 use self::{
-    account::Accounts,
+    account::{Accounts, Connect},
     drive::Drive,
-    journal::{Entry, Intent, Journal},
+    journal::{Entry, Journal},
+    patience::{Pauses, Visit},
 };
 use crate::{
     election::Leadership,
@@ -54,7 +60,7 @@ use crate::{
     metrics::Metrics,
     mirror::Mirror,
     plan,
-    record::{CertificateSpec, EventKind, IssuerSpec, Stage},
+    record::{CertificateSpec, CertificateState, EventKind, IssuerSpec, Stage},
     seal::Sealer,
     store::{self, Store},
 };
@@ -68,11 +74,45 @@ pub struct Options {
     pub retry_first: Duration,
 }
 
+/// How [`Orders::run`] ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The order is over.
+    Over,
+    /// It is to be gone on with after a while.
+    Again {
+        /// After how long.
+        wait: Duration,
+        /// To be passed on.
+        tries: Tries,
+    },
+}
+
+/// How one try ended.
+enum Attempt {
+    /// The certificate is there; the commit that says so.
+    Done(Revision),
+    /// There was nothing to do.
+    Nothing,
+}
+
+/// What is to be ordered, and what that was decided upon.
+#[derive(Debug)]
+struct Wanted {
+    spec: CertificateSpec,
+    spec_revision: Revision,
+    state: CertificateState,
+    state_revision: Option<Revision>,
+    issuer: IssuerSpec,
+    reason: String,
+}
+
 /// Makes orders.
 pub struct Orders {
     mirror: Arc<Mirror>,
     journal: Journal,
     accounts: Accounts,
+    pauses: Pauses,
     events: Events,
     metrics: Arc<Metrics>,
     clock: SharedClock,
@@ -99,10 +139,16 @@ pub struct Parts {
 impl Orders {
     /// Orders made with `parts`.
     pub fn new(parts: Parts, options: Options) -> Self {
+        Self::with(parts, options, Arc::new(ca::connect))
+    }
+
+    /// Orders made with `parts` at CAs that `connect` reaches.
+    fn with(parts: Parts, options: Options, connect: Connect) -> Self {
         let Parts { store, mirror, sealer, events, metrics, clock } = parts;
         Self {
             journal: Journal::new(store.clone(), mirror.clone(), sealer.clone(), clock.clone()),
-            accounts: Accounts::new(store, sealer),
+            accounts: Accounts::new(store, sealer, connect),
+            pauses: Pauses::default(),
             mirror,
             events,
             metrics,
@@ -111,153 +157,192 @@ impl Orders {
         }
     }
 
-    /// Makes the order that `certificate` needs, or takes up the one in the journal, and
-    /// returns when it is over or this term of leadership is. Dropping the future leaves the journal
-    /// as it is; the next call goes on from there.
+    /// Makes the order that `certificate` needs, or takes up the one in the journal. Returns when it
+    /// is over, when this term of leadership is, or when it has to wait before it goes on: then
+    /// the caller's place is free for another. Dropping the future leaves the journal as it is; the next call
+    /// goes on from there.
     #[tracing::instrument(skip_all, fields(%certificate, epoch = %leadership.epoch()))]
-    pub async fn run(&self, leadership: &Leadership, certificate: &CertName) {
-        let mut waits = STEP_RETRY.waits();
-        let mut resuming = true;
-        for tries in 1.. {
-            let error = match self.attempt(leadership, certificate, &mut resuming).await {
-                Ok(()) => return,
-                Err(error) => error,
-            };
-            match error.class() {
-                Class::Stop => {
-                    if matches!(error, Error::Store(store::Error::Fenced { .. })) {
-                        self.metrics.write_fenced();
-                    }
-                    tracing::info!("left to the next leader");
-                    return;
-                }
-                Class::Repeat(least) => {
-                    let wait = waits.next_wait().max(least);
-                    if error.may_pass() && self.gives_up(certificate, tries, wait) {
-                        self.fail(leadership, certificate, error).await;
-                        return;
-                    }
-                    tracing::warn!(%error, wait_millis = wait.as_millis(), "the step is repeated");
-                    tokio::select! {
-                        () = tokio::time::sleep(wait) => {}
-                        () = leadership.ended() => return,
-                    }
-                }
-                Class::Fail(_) => {
-                    self.fail(leadership, certificate, error).await;
-                    return;
-                }
+    pub async fn run(
+        &self,
+        leadership: &Leadership,
+        certificate: &CertName,
+        mut tries: Tries,
+    ) -> Outcome {
+        let began = self.clock.monotonic();
+        let error = match self.attempt(leadership, certificate, &tries).await {
+            Ok(Attempt::Done(revision)) => {
+                self.shown(revision).await;
+                return Outcome::Over;
             }
+            // Whoever believed that there is something to do has an old view: let it catch up.
+            Ok(Attempt::Nothing) => {
+                return Outcome::Again { wait: CATCH_UP, tries: Tries::default() };
+            }
+            Err(error) => error,
+        };
+        let class = match error.class() {
+            Class::Repeat(least) if error.may_pass() => {
+                self.repeat_or_give_up(certificate, &tries, least).await
+            }
+            class => class,
+        };
+        let least = match class {
+            Class::Stop => {
+                if matches!(error, Error::Store(store::Error::Fenced { .. })) {
+                    self.metrics.write_fenced();
+                }
+                tracing::info!("left to the next leader");
+                Duration::ZERO
+            }
+            Class::Repeat(least) => least,
+            Class::Fail(_) => match self.fail(leadership, certificate, &error).await {
+                Ok(()) => return Outcome::Over,
+                Err(unrecorded) => {
+                    // The journal stays as it is, and is come back to.
+                    tracing::warn!(error = %unrecorded, "the failure could not be recorded");
+                    Duration::ZERO
+                }
+            },
+        };
+        let wait = tries.failed(began, &error, least);
+        if matches!(error, Error::IssuerPaused { .. }) {
+            tracing::debug!(%error, wait_millis = wait.as_millis(), "the order waits");
+        } else {
+            tracing::warn!(%error, wait_millis = wait.as_millis(), "the step is repeated");
         }
+        Outcome::Again { wait, tries }
     }
 
-    /// Whether after so many tries, and before a wait as long as this, an order ends.
-    fn gives_up(&self, certificate: &CertName, tries: u32, wait: Duration) -> bool {
-        let view = self.mirror.read();
-        let Some(order) = view.orders.get(certificate) else { return tries >= TRIES_TO_BEGIN };
-        let next = self.clock.now().checked_add(wait);
-        next.map_or(true, |next| next >= order.record.deadline)
+    /// Whether a step is worth another try: not if that would be after the deadline, nor the
+    /// [`TRIES_TO_BEGIN`]th without an order.
+    async fn repeat_or_give_up(
+        &self,
+        certificate: &CertName,
+        tries: &Tries,
+        least: Duration,
+    ) -> Class {
+        let gives_up = match self.journal.live(certificate).await {
+            Ok(Some(entry)) => {
+                let next = self.clock.now().checked_add(least);
+                next.map_or(true, |next| next >= entry.order.deadline)
+            }
+            Ok(None) => tries.count() + 1 >= TRIES_TO_BEGIN,
+            Err(_) => false,
+        };
+        if gives_up { Class::Fail(least) } else { Class::Repeat(least) }
     }
 
-    /// One try at everything that is left to do, until the deadline. `resuming` tells whether an
-    /// order in the journal is another run's, and becomes false when it is this one's.
+    /// One try at everything that is left to do, until the deadline.
     async fn attempt(
         &self,
         leadership: &Leadership,
         certificate: &CertName,
-        resuming: &mut bool,
-    ) -> Result<(), Error> {
+        tries: &Tries,
+    ) -> Result<Attempt, Error> {
         let live = self.journal.live(certificate).await?;
-        let Some((spec, issuer)) = self.wanted(certificate, live.as_ref())? else {
-            return Ok(());
+        let Some(wanted) = self.wanted(certificate, live.as_ref()).await? else {
+            return Ok(Attempt::Nothing);
         };
-        let account = match self.accounts.open(leadership, &issuer).await {
-            Err(Error::AccountUnknown) => {
-                self.accounts.forget(leadership, &issuer.name).await?;
-                return Err(Error::AccountUnknown);
-            }
-            other => other?,
+        let had_begun = live.is_some();
+        let left = self.time_left(live.as_ref(), tries);
+        let passed = |stage| Error::DeadlinePassed { stage, last: tries.last().map(str::to_owned) };
+        if left.is_zero() {
+            return Err(passed(live.map_or("none", |entry| entry.order.stage.name())));
+        }
+        let visit = self.pauses.enter(&wanted.issuer.name, self.clock.monotonic())?;
+        let work = self.proceed(leadership, &wanted, live, &visit);
+        let result = match tokio::time::timeout(left, work).await {
+            Ok(result) => result.map(Attempt::Done),
+            Err(_) => match self.journal.live(certificate).await? {
+                None if had_begun => Ok(Attempt::Nothing),
+                live => Err(passed(live.map_or("none", |entry| entry.order.stage.name()))),
+            },
         };
+        visit.ended(&result, self.clock.monotonic());
+        result
+    }
+
+    /// Opens the account, begins the order or takes it up, and brings it to its end. Returns the
+    /// revision that shows it.
+    async fn proceed(
+        &self,
+        leadership: &Leadership,
+        wanted: &Wanted,
+        live: Option<Entry>,
+        visit: &Visit<'_>,
+    ) -> Result<Revision, Error> {
+        let issuer = &wanted.issuer;
+        let still = || visit.check(self.clock.monotonic());
+        let account = self.accounts.open(leadership, issuer, still).await?;
         let entry = match live {
-            Some(entry) if *resuming => self.resume(leadership, entry).await?,
+            Some(entry) if entry.order.epoch != leadership.epoch() => {
+                self.resume(leadership, entry).await?
+            }
             Some(entry) => entry,
-            None => {
-                // Before it is certain: whatever is in the journal then, this run has put it there.
-                *resuming = false;
-                self.begin(leadership, &spec, &issuer, &account).await?
-            }
+            None => self.begin(leadership, wanted, &account).await?,
         };
-        *resuming = false;
-        let left = self.clock.now().duration_until(entry.order.deadline);
-        let left = Duration::try_from(left).unwrap_or(Duration::ZERO);
         let drive = Drive { orders: self, leadership, account: &account, entry, at_ca: None };
-        let finished = if let Ok(finished) = tokio::time::timeout(left, drive.finish()).await {
-            finished
-        } else {
-            let live = self.journal.live(certificate).await?;
-            if live.as_ref().is_some_and(|entry| entry.order.stage == Stage::Intended) {
-                self.metrics.order_possibly_orphaned(&issuer.name);
-            }
-            let stage = live.map_or("unknown", |entry| entry.order.stage.name());
-            Err(Error::DeadlinePassed { stage })
-        };
+        let finished = drive.finish().await;
         if matches!(finished, Err(Error::AccountUnknown)) {
-            self.accounts.forget(leadership, &issuer.name).await?;
+            self.accounts.forget(leadership, &issuer.name, account.id()).await?;
         }
         finished
     }
 
-    /// The certificate's specification and the issuer of its order; `None` if nothing is wanted.
-    fn wanted(
+    /// Until the deadline. Never more than a whole one, whatever has happened to the wall clock.
+    fn time_left(&self, live: Option<&Entry>, tries: &Tries) -> Duration {
+        let whole = self.options.deadline;
+        if let Some(entry) = live {
+            let left = self.clock.now().duration_until(entry.order.deadline);
+            return Duration::try_from(left).unwrap_or(Duration::ZERO).min(whole);
+        }
+        let since = tries.since().map(|since| self.clock.monotonic().since(since));
+        whole.saturating_sub(since.unwrap_or_default())
+    }
+
+    /// What is to be ordered; `None` if nothing is. Decided upon what the store says, not the
+    /// mirror, which may be behind: what was issued a moment ago is not ordered again.
+    async fn wanted(
         &self,
         certificate: &CertName,
         live: Option<&Entry>,
-    ) -> Result<Option<(CertificateSpec, IssuerSpec)>, Error> {
-        let view = self.mirror.read();
-        let Some(spec) = view.certificates.get(certificate) else { return Ok(None) };
-        let state = view.states.get(certificate).map(|state| &*state.record);
-        let name = if let Some(entry) = live {
-            entry.order.issuer.clone()
-        } else {
-            let facts = plan::Facts { spec: &spec.record, state, order: None };
-            if !plan::decide(&facts, self.clock.now()).is_due(self.clock.now()) {
-                return Ok(None);
-            }
-            let issuer = plan::issuer_for(&spec.record, state);
-            issuer.ok_or_else(|| Error::BadIssuer("none is named".to_owned()))?.clone()
+    ) -> Result<Option<Wanted>, Error> {
+        let Some((spec, spec_revision)) = self.journal.spec(certificate).await? else {
+            return Ok(None);
         };
-        let issuer = view.issuers.get(&name).ok_or_else(|| {
-            Error::BadIssuer(format!("{name} is not declared; apply a file that declares it"))
+        let (state, state_revision) = self.journal.state(certificate).await?;
+        let now = self.clock.now();
+        let facts = plan::Facts { spec: &spec, state: Some(&state), order: None };
+        let decision = plan::decide(&facts, now);
+        let issuer = if let Some(entry) = live {
+            entry.order.issuer.clone()
+        } else if decision.is_due(now) {
+            let issuer = plan::issuer_for(&spec, Some(&state));
+            issuer.ok_or_else(|| Error::BadIssuer("none is named".to_owned()))?.clone()
+        } else {
+            return Ok(None);
+        };
+        let issuer = self.journal.issuer(&issuer).await?.ok_or_else(|| {
+            Error::BadIssuer(format!("{issuer} is not declared; apply a file that declares it"))
         })?;
-        Ok(Some(((*spec.record).clone(), (*issuer.record).clone())))
+        let reason = decision.message;
+        Ok(Some(Wanted { spec, spec_revision, state, state_revision, issuer, reason }))
     }
 
     async fn begin(
         &self,
         leadership: &Leadership,
-        spec: &CertificateSpec,
-        issuer: &IssuerSpec,
+        wanted: &Wanted,
         account: &Account,
     ) -> Result<Entry, Error> {
-        let decision = {
-            let view = self.mirror.read();
-            let state = view.states.get(&spec.name).map(|state| &*state.record);
-            plan::decide(&plan::Facts { spec, state, order: None }, self.clock.now())
-        };
-        let intent = Intent {
-            spec,
-            issuer: &issuer.name,
-            account: account.id(),
-            reason: &decision.message,
-            deadline: self.options.deadline,
-        };
-        let entry = self.journal.begin(leadership, &intent).await?;
+        let entry =
+            self.journal.begin(leadership, wanted, account.id(), self.options.deadline).await?;
         crash_point("order::intended");
         let message = format!(
             "ordering generation {} from {}: {}",
-            entry.order.generation, issuer.name, decision.message
+            entry.order.generation, wanted.issuer.name, wanted.reason
         );
-        self.events.record(EventKind::OrderStarted, spec.name.as_str(), message);
+        self.events.record(EventKind::OrderStarted, wanted.spec.name.as_str(), message);
         Ok(entry)
     }
 
@@ -276,30 +361,45 @@ impl Orders {
         Ok(entry)
     }
 
-    async fn fail(&self, leadership: &Leadership, certificate: &CertName, error: Error) {
-        tracing::warn!(%error, code = error.code(), "the order failed");
+    /// Writes down that the order is over without a certificate, or that it could not begin.
+    async fn fail(
+        &self,
+        leadership: &Leadership,
+        certificate: &CertName,
+        error: &Error,
+    ) -> Result<(), Error> {
         let first_wait = self.options.retry_first;
-        let recorded = match self.journal.live(certificate).await {
-            Ok(Some(entry)) => {
-                self.metrics.order_finished(&entry.order.issuer, error.code());
-                self.journal.failed(leadership, &entry, &error, first_wait).await
-            }
-            Ok(None) => {
-                self.journal.could_not_begin(leadership, certificate, &error, first_wait).await
-            }
-            Err(error) => Err(error),
+        let journal = &self.journal;
+        let revision = if let Some(entry) = journal.live(certificate).await? {
+            let revision = journal.failed(leadership, &entry, error, first_wait).await?;
+            self.metrics.order_finished(&entry.order.issuer, error.code());
+            revision
+        } else {
+            let recorded = journal.could_not_begin(leadership, certificate, error, first_wait);
+            // Deleted meanwhile: nobody waits for it.
+            let Some(revision) = recorded.await? else { return Ok(()) };
+            revision
         };
+        tracing::warn!(%error, code = error.code(), "the order failed");
         let message = format!("the order failed: {error}");
         self.events.record(EventKind::OrderFailed, certificate.as_str(), message);
-        // The journal stays as it is; the scheduler comes back to it.
-        if let Err(error) = recorded {
-            tracing::warn!(%error, "the failure could not be recorded");
-        }
+        self.shown(revision).await;
+        Ok(())
+    }
+
+    /// Waits until the mirror shows `revision`, but not for long: what is written is written.
+    async fn shown(&self, revision: Revision) {
+        let _ = tokio::time::timeout(OWN_WRITE, self.mirror.wait_for(revision)).await;
     }
 }
 
 /// So often it is tried to come as far as an order in the journal.
 const TRIES_TO_BEGIN: u32 = 4;
-/// Between tries of a step while the store or the CA is away.
-const STEP_RETRY: Policy =
-    Policy { first: Duration::from_millis(500), most: Duration::from_secs(30), factor: 2 };
+/// For a mirror that is behind.
+const CATCH_UP: Duration = Duration::from_secs(1);
+const OWN_WRITE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

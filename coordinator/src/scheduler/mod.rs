@@ -6,7 +6,9 @@
 //! first due time, so that a hundred thousand certificates of which none is due cost nothing.
 //!
 //! Each issuer has places of its own for orders under way. A CA that hangs fills its own and no
-//! other's; what finds no place waits in line for one (see [`places`]).
+//! other's; what finds no place stands in line for one (see [`places`]). Places are for orders that have
+//! something to do: one that waits before it repeats a step is held outside, and its place
+//! goes to another.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -15,13 +17,13 @@ use std::{
 };
 
 use chancery_shared::{
-    clock::SharedClock,
+    clock::{Monotonic, SharedClock},
     name::{CertName, IssuerName},
 };
 use jiff::Timestamp;
 use tokio::{
     sync::broadcast::error::RecvError,
-    task::{Id, JoinSet},
+    task::{Id, JoinError, JoinSet},
 };
 
 mod due;
@@ -33,7 +35,7 @@ use places::Places;
 use crate::{
     election::Leadership,
     mirror::{Mirror, Touched},
-    order::Orders,
+    order::{Orders, Outcome, Tries},
     plan,
 };
 
@@ -45,9 +47,19 @@ pub struct Scheduler {
     leadership: Leadership,
     due: DueIndex,
     places: Places,
-    running: JoinSet<()>,
+    running: JoinSet<Outcome>,
     /// Which task makes the order of which certificate.
     tasks: HashMap<Id, CertName>,
+    /// Orders that wait before they are gone on with. They take no place.
+    held: HashMap<CertName, Held>,
+    /// The wall clock at the last look.
+    looked_at: Timestamp,
+}
+
+/// An order that waits.
+struct Held {
+    until: Monotonic,
+    tries: Tries,
 }
 
 impl Scheduler {
@@ -62,12 +74,14 @@ impl Scheduler {
         Self {
             mirror,
             orders,
+            looked_at: clock.now(),
             clock,
             leadership,
             due: DueIndex::default(),
             places: Places::new(concurrency),
             running: JoinSet::new(),
             tasks: HashMap::new(),
+            held: HashMap::new(),
         }
     }
 
@@ -80,6 +94,7 @@ impl Scheduler {
         let ended = leadership.ended();
         tokio::pin!(ended);
         loop {
+            self.mind_the_clock();
             self.start_due();
             let nap = self.nap();
             tokio::select! {
@@ -89,21 +104,41 @@ impl Scheduler {
                     Err(RecvError::Lagged(_)) => self.look_at_all(),
                     Err(RecvError::Closed) => break,
                 },
-                Some(ended) = self.running.join_next_with_id() => {
-                    let id = match &ended {
-                        Ok((id, ())) => *id,
-                        Err(error) => error.id(),
-                    };
-                    if let Err(error) = ended {
-                        tracing::error!(%error, "an order's task died");
-                    }
-                    if let Some(name) = self.tasks.remove(&id) {
-                        self.places.leave(&name);
-                        self.look_at(&name, RECHECK);
-                    }
-                }
+                Some(ended) = self.running.join_next_with_id() => self.order_ended(ended),
                 () = tokio::time::sleep(nap) => {}
             }
+        }
+    }
+
+    fn order_ended(&mut self, ended: Result<(Id, Outcome), JoinError>) {
+        let (id, outcome) = match ended {
+            Ok((id, outcome)) => (id, outcome),
+            Err(error) => {
+                tracing::error!(%error, "an order's task died");
+                let outcome = Outcome::Again { wait: AFTER_PANIC, tries: Tries::default() };
+                (error.id(), outcome)
+            }
+        };
+        let Some(name) = self.tasks.remove(&id) else { return };
+        self.places.leave(&name);
+        let (wait, tries) = match outcome {
+            Outcome::Over => (RECHECK, Tries::default()),
+            Outcome::Again { wait, tries } => (wait, tries),
+        };
+        let until = self.clock.monotonic().after(wait);
+        self.held.insert(name.clone(), Held { until, tries });
+        self.look_at(&name);
+    }
+
+    /// Due times are wall times. After the clock was set back, what waits for a little while
+    /// would wait for long.
+    fn mind_the_clock(&mut self) {
+        let now = self.clock.now();
+        let back = now.duration_until(self.looked_at);
+        self.looked_at = now;
+        if Duration::try_from(back).is_ok_and(|back| back > SET_BACK) {
+            tracing::warn!("the wall clock was set back; looking at everything again");
+            self.look_at_all();
         }
     }
 
@@ -125,15 +160,16 @@ impl Scheduler {
                 }
             }
             let Some(next) = self.places.invite() else { return };
-            self.look_at(&next, Duration::ZERO);
+            self.look_at(&next);
         }
     }
 
     fn start(&mut self, name: CertName) {
+        let tries = self.held.remove(&name).map(|held| held.tries).unwrap_or_default();
         let (orders, leadership) = (self.orders.clone(), self.leadership.clone());
         let task = self.running.spawn({
             let name = name.clone();
-            async move { orders.run(&leadership, &name).await }
+            async move { orders.run(&leadership, &name, tries).await }
         });
         self.tasks.insert(task.id(), name);
     }
@@ -155,7 +191,7 @@ impl Scheduler {
             return;
         }
         for name in &touched.certificates {
-            self.look_at(name, Duration::ZERO);
+            self.look_at(name);
         }
     }
 
@@ -164,25 +200,30 @@ impl Scheduler {
         self.due = DueIndex::default();
         self.places.clear_lines();
         for name in &names {
-            self.look_at(name, Duration::ZERO);
+            self.look_at(name);
         }
     }
 
-    /// Works out when `name` is due: from what the mirror shows, and not before `least` from now.
-    fn look_at(&mut self, name: &CertName, least: Duration) {
+    /// Works out when `name` is due: from what the mirror shows, and not before its wait is over.
+    fn look_at(&mut self, name: &CertName) {
         if self.places.has(name) {
             // Looked at again when its order is over.
             return;
         }
         self.places.leave_line(name);
         let now = self.clock.now();
-        match self.due_time(name, now) {
-            Some(due) => {
-                let not_before = now.checked_add(least).unwrap_or(now);
-                self.due.set(name.clone(), due.max(not_before));
-            }
-            None => self.due.remove(name),
+        let Some(due) = self.due_time(name, now) else {
+            self.due.remove(name);
+            self.held.remove(name);
+            return;
+        };
+        let wait = self.held.get(name).map(|held| held.until.since(self.clock.monotonic()));
+        let not_before = now.checked_add(wait.unwrap_or_default()).unwrap_or(now);
+        if due > not_before {
+            // Whatever it waited for is over.
+            self.held.remove(name);
         }
+        self.due.set(name.clone(), due.max(not_before));
     }
 
     fn due_time(&self, name: &CertName, now: Timestamp) -> Option<Timestamp> {
@@ -200,3 +241,10 @@ impl Scheduler {
 const LONGEST_NAP: Duration = Duration::from_mins(1);
 /// After an order is over; keeps a defect from becoming a busy loop.
 const RECHECK: Duration = Duration::from_millis(100);
+/// After an order's task has died of a defect, which is likely to be there still.
+const AFTER_PANIC: Duration = Duration::from_secs(30);
+/// How far back the clock may be set without a look at everything.
+const SET_BACK: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,387 @@
+//! A CA in this process that does what a test tells it to, and all that orders need beside it.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use chancery_shared::{
+    clock::{Clock, Monotonic, SharedClock, SystemClock},
+    key_type::KeyType,
+    name::{CertName, Labels},
+    number::{Generation, Revision},
+    x509,
+};
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{Options, Orders, Outcome, Parts, Tries, ca::Fault};
+use crate::{
+    election::{Leadership, testing::lead},
+    events::{self, Events},
+    metrics::Metrics,
+    mirror::Mirror,
+    record::{
+        self, CertificateSpec, CertificateState, Deployment, DeploymentState, IssuerSpec, Record,
+        key,
+    },
+    seal::{KeyFile, bootstrap},
+    store::{Batch, Store as _, memory::MemoryStore},
+};
+
+/// Where the CA named `host` is.
+pub(crate) fn directory(host: &str) -> String {
+    format!("https://{host}/directory")
+}
+
+/// What a fake CA does.
+pub(crate) struct FakeCa {
+    /// Whether it cannot be reached at all.
+    pub(crate) dead: AtomicBool,
+    /// Connections that were tried while it was dead.
+    pub(crate) refused: AtomicUsize,
+    /// Each newOrder takes one of these.
+    pub(crate) gate: Semaphore,
+    /// newOrder requests that have come, and that were answered.
+    pub(crate) asked: AtomicUsize,
+    pub(crate) placed: AtomicUsize,
+    /// Token of every challenge.
+    pub(crate) token: Mutex<String>,
+    /// How often the issuing certificate stands in a chain.
+    pub(crate) repeat_issuer: AtomicUsize,
+    /// Whether what it issues has expired.
+    pub(crate) expired: AtomicBool,
+    /// Paths that were asked for.
+    pub(crate) paths: Mutex<Vec<String>>,
+    state: Mutex<BTreeMap<usize, FakeOrder>>,
+}
+
+#[derive(Clone)]
+struct FakeOrder {
+    names: Vec<String>,
+    status: &'static str,
+    chain: String,
+}
+
+impl Default for FakeCa {
+    fn default() -> Self {
+        Self {
+            dead: AtomicBool::new(false),
+            refused: AtomicUsize::new(0),
+            gate: Semaphore::new(1_000),
+            asked: AtomicUsize::new(0),
+            placed: AtomicUsize::new(0),
+            token: Mutex::new("a_token_of_enough_entropy-1".to_owned()),
+            repeat_issuer: AtomicUsize::new(1),
+            expired: AtomicBool::new(false),
+            paths: Mutex::default(),
+            state: Mutex::default(),
+        }
+    }
+}
+
+impl FakeCa {
+    async fn answer(&self, request: Request<BodyWrapper<Bytes>>) -> (StatusCode, String, String) {
+        let host = request.uri().authority().unwrap().to_string();
+        let path = request.uri().path().to_owned();
+        self.paths.lock().unwrap().push(path.clone());
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        let url = |path: &str| format!("https://{host}/{path}");
+        let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let number = segments.get(1).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let ok = |value: &Value| (StatusCode::OK, String::new(), value.to_string());
+        match segments[0] {
+            "directory" => ok(&json!({
+                "newNonce": url("nonce"), "newAccount": url("new-account"),
+                "newOrder": url("new-order"),
+            })),
+            "new-account" => (StatusCode::CREATED, url("account/1"), "{}".to_owned()),
+            "new-order" => {
+                self.asked.fetch_add(1, SeqCst);
+                self.gate.acquire().await.unwrap().forget();
+                let number = self.placed.fetch_add(1, SeqCst) + 1;
+                let names = payload(&body)["identifiers"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|identifier| identifier["value"].as_str().unwrap().to_owned())
+                    .collect();
+                let order = FakeOrder { names, status: "pending", chain: String::new() };
+                self.state.lock().unwrap().insert(number, order);
+                (StatusCode::CREATED, url(&format!("order/{number}")), self.order(&url, number))
+            }
+            "order" => (StatusCode::OK, String::new(), self.order(&url, number)),
+            "authz" => {
+                let order = self.state.lock().unwrap()[&number].clone();
+                let name = &order.names[segments[2].parse::<usize>().unwrap()];
+                let token = self.token.lock().unwrap().clone();
+                ok(&json!({
+                    "identifier": {"type": "dns", "value": name}, "status": order.status,
+                    "challenges": [{"type": "http-01", "url": url(&format!("challenge/{number}")),
+                                    "token": token, "status": order.status}],
+                }))
+            }
+            "challenge" => {
+                self.state.lock().unwrap().get_mut(&number).unwrap().status = "ready";
+                ok(&json!({"type": "http-01", "url": url(&path[1..]), "token": "t",
+                           "status": "valid"}))
+            }
+            "finalize" => {
+                let csr = payload(&body)["csr"].as_str().unwrap().to_owned();
+                let chain = self.issue(&BASE64_URL_SAFE_NO_PAD.decode(csr).unwrap());
+                let mut state = self.state.lock().unwrap();
+                let order = state.get_mut(&number).unwrap();
+                (order.status, order.chain) = ("valid", chain);
+                drop(state);
+                (StatusCode::OK, String::new(), self.order(&url, number))
+            }
+            "cert" => {
+                (StatusCode::OK, String::new(), self.state.lock().unwrap()[&number].chain.clone())
+            }
+            _ => ok(&json!({})),
+        }
+    }
+
+    fn order(&self, url: &dyn Fn(&str) -> String, number: usize) -> String {
+        let order = self.state.lock().unwrap()[&number].clone();
+        let authorizations: Vec<_> =
+            (0..order.names.len()).map(|i| url(&format!("authz/{number}/{i}"))).collect();
+        let mut shown = json!({
+            "status": order.status, "authorizations": authorizations, "identifiers": [],
+            "finalize": url(&format!("finalize/{number}")),
+        });
+        if order.status == "valid" {
+            shown["certificate"] = url(&format!("cert/{number}")).into();
+        }
+        shown.to_string()
+    }
+
+    fn issue(&self, csr: &[u8]) -> String {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = KeyType::EcdsaP256.generate().unwrap();
+        let issuer = rcgen::CertifiedIssuer::self_signed(params, key).unwrap();
+        let mut csr = rcgen::CertificateSigningRequestParams::from_der(&csr.into()).unwrap();
+        let days = if self.expired.load(SeqCst) { -30 } else { 90 };
+        let now = time::OffsetDateTime::from_unix_timestamp(now().as_second()).unwrap();
+        csr.params.not_before = now - time::Duration::days(60);
+        csr.params.not_after = now + time::Duration::days(days);
+        let leaf = csr.signed_by(&issuer).unwrap();
+        let repeat = self.repeat_issuer.load(SeqCst);
+        let issuers = std::iter::repeat_n(issuer.der().as_ref(), repeat);
+        x509::to_pem(std::iter::once(leaf.der().as_ref()).chain(issuers))
+    }
+}
+
+fn payload(jose: &[u8]) -> Value {
+    let jose: Value = serde_json::from_slice(jose).unwrap();
+    let payload = BASE64_URL_SAFE_NO_PAD.decode(jose["payload"].as_str().unwrap()).unwrap();
+    serde_json::from_slice(&payload).unwrap()
+}
+
+/// Reaches fake CAs by their host.
+struct Client(Arc<BTreeMap<&'static str, Arc<FakeCa>>>);
+
+impl HttpClient for Client {
+    fn request(
+        &self,
+        request: Request<BodyWrapper<Bytes>>,
+    ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, instant_acme::Error>> + Send>> {
+        let host = request.uri().host().unwrap().to_owned();
+        let ca = self.0[host.as_str()].clone();
+        Box::pin(async move {
+            if ca.dead.load(SeqCst) {
+                ca.refused.fetch_add(1, SeqCst);
+                let fault = Fault::Connection { host, reason: "refused".to_owned(), effect: false };
+                return Err(instant_acme::Error::Other(Box::new(fault)));
+            }
+            let (status, location, body) = ca.answer(request).await;
+            let response = Response::builder()
+                .status(status)
+                .header("replay-nonce", "nonce")
+                .header("location", location);
+            let (parts, ()) = response.body(()).unwrap().into_parts();
+            Ok(BytesResponse { parts, body: Box::new(Bytes::from(body)) })
+        })
+    }
+}
+
+/// Both times are tokio's, so that pausing it pauses, and passes, the wall clock's too.
+struct PausedClock {
+    wall: Timestamp,
+    monotonic: SystemClock,
+}
+
+impl Clock for PausedClock {
+    fn now(&self) -> Timestamp {
+        self.wall + self.monotonic.monotonic().0
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        self.monotonic.monotonic()
+    }
+}
+
+/// A leader with a store in memory, and two CAs: `main` and `spare`.
+pub(crate) struct World {
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) mirror: Arc<Mirror>,
+    pub(crate) clock: SharedClock,
+    pub(crate) leadership: Leadership,
+    pub(crate) orders: Arc<Orders>,
+    pub(crate) main: Arc<FakeCa>,
+    /// Ends the term.
+    pub(crate) lease: Option<DropGuard>,
+    /// Stops the mirror where it is.
+    pub(crate) mirror_stop: CancellationToken,
+    _directory: tempfile::TempDir,
+    _stop: DropGuard,
+}
+
+/// How long an order may take in these tests.
+pub(crate) const DEADLINE: Duration = Duration::from_mins(10);
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let clock: SharedClock =
+            Arc::new(PausedClock { wall: now(), monotonic: SystemClock::new() });
+        let store = MemoryStore::new(clock.clone());
+        let directory = tempfile::tempdir().unwrap();
+        let key_file = KeyFile::create(&directory.path().join("seal.key")).unwrap();
+        let sealer = bootstrap(&*store, &key_file, clock.now()).await.unwrap();
+        let mirror_stop = CancellationToken::new();
+        let mirror = Mirror::start(store.clone(), mirror_stop.clone()).await.unwrap();
+        let (leadership, lease) = lead(store.clone(), clock.clone(), "node-1").await;
+        let stop = CancellationToken::new();
+        let metrics = Arc::new(Metrics::default());
+        let options = events::Options {
+            node: "node-1".parse().unwrap(),
+            clock: clock.clone(),
+            epoch: Box::new(|| chancery_shared::number::Epoch(1)),
+            metrics: metrics.clone(),
+        };
+        let (events, _) = Events::start(store.clone(), options, stop.clone());
+        let (main, spare) = (Arc::new(FakeCa::default()), Arc::new(FakeCa::default()));
+        let cas = Arc::new(BTreeMap::from([("main", main.clone()), ("spare", spare.clone())]));
+        let parts = Parts {
+            store: store.clone(),
+            mirror: mirror.clone(),
+            sealer,
+            events,
+            metrics,
+            clock: clock.clone(),
+        };
+        let options = Options { deadline: DEADLINE, retry_first: Duration::from_mins(1) };
+        let orders =
+            Orders::with(parts, options, Arc::new(move |_| Ok(Box::new(Client(cas.clone())))));
+        let world = Self {
+            store,
+            mirror,
+            clock,
+            leadership,
+            orders: Arc::new(orders),
+            main,
+            lease: Some(lease),
+            mirror_stop,
+            _directory: directory,
+            _stop: stop.drop_guard(),
+        };
+        world.issuer("main", "main").await;
+        world.issuer("spare", "spare").await;
+        world
+    }
+
+    pub(crate) async fn put<T: Record>(&self, key: impl Into<String>, record: &T) -> Revision {
+        self.commit(Batch::unfenced().put(key, record::encode(record))).await
+    }
+
+    /// Commits, and waits for the mirror unless that is stopped.
+    pub(crate) async fn commit(&self, batch: Batch) -> Revision {
+        let revision = self.store.commit(batch).await.unwrap();
+        if !self.mirror_stop.is_cancelled() {
+            self.mirror.wait_for(revision).await;
+        }
+        revision
+    }
+
+    pub(crate) async fn issuer(&self, name: &str, host: &str) {
+        let issuer = IssuerSpec {
+            name: name.parse().unwrap(),
+            directory: directory(host),
+            contacts: Vec::new(),
+            trust_roots_pem: String::new(),
+        };
+        self.put(key::issuer(&issuer.name), &issuer).await;
+    }
+
+    /// Declares a certificate for two names, to be issued by `issuer`.
+    pub(crate) async fn declare(&self, name: &str, issuer: &str) -> CertName {
+        let spec = CertificateSpec {
+            name: name.parse().unwrap(),
+            identifiers: ["a", "b"].map(|n| format!("{n}.{name}.test").parse().unwrap()).to_vec(),
+            key_type: KeyType::EcdsaP256,
+            issuers: vec![issuer.parse().unwrap()],
+            labels: Labels::default(),
+        };
+        self.put(key::certificate(&spec.name), &spec).await;
+        spec.name
+    }
+
+    /// Says what an agent says to have.
+    pub(crate) async fn delivered(&self, agent: &str, certificate: &CertName, generation: u64) {
+        let deployment = Deployment {
+            agent: agent.parse().unwrap(),
+            certificate: certificate.clone(),
+            state: DeploymentState::Delivered,
+            delivered: Generation(generation),
+            installed: Generation(0),
+            served: Generation(0),
+            message: String::new(),
+            changed_at: now(),
+            failures: 0,
+        };
+        self.put(key::deployment(&deployment.agent, certificate), &deployment).await;
+    }
+
+    pub(crate) async fn run(&self, certificate: &CertName, tries: Tries) -> Outcome {
+        self.orders.run(&self.leadership, certificate, tries).await
+    }
+
+    /// A record as the store has it.
+    pub(crate) async fn get<T: Record>(&self, key: &str) -> Option<T> {
+        let entry = self.store.get(key).await.unwrap()?;
+        Some(record::decode(key, &entry.value).unwrap())
+    }
+
+    pub(crate) async fn state(&self, certificate: &CertName) -> CertificateState {
+        self.get(&key::state(certificate)).await.unwrap_or_default()
+    }
+
+    /// Waits until something holds for a certificate's state.
+    pub(crate) async fn until(&self, name: &CertName, holds: impl Fn(&CertificateState) -> bool) {
+        let mut touched = self.mirror.touched();
+        let waiting = async {
+            while !holds(&self.state(name).await) {
+                let _ = touched.recv().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_hours(24), waiting).await.expect("it came to be");
+    }
+}
+
+fn now() -> Timestamp {
+    SystemClock::shared().now()
+}

@@ -1,0 +1,186 @@
+use std::sync::atomic::Ordering::SeqCst;
+
+use chancery_shared::{number::Generation, x509::Fingerprint};
+use testing::{DEADLINE, World};
+
+use super::*;
+use crate::{
+    record::{self, Challenge, Issued, Order, key},
+    store::Batch,
+};
+
+fn code(state: &CertificateState) -> &str {
+    state.last_failure.as_ref().map_or("", |failure| &failure.code)
+}
+
+fn is_again(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Again { .. })
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_order_ends_in_a_bundle_and_leaves_nothing_behind() {
+    let world = World::new().await;
+    let web = world.declare("web", "main").await;
+    assert!(!is_again(&world.run(&web, Tries::default()).await));
+    assert_eq!(world.state(&web).await.generation, Generation(1));
+    assert!(world.store.list(key::CHALLENGES).await.unwrap().entries.is_empty());
+    assert!(world.store.list(key::ORDERS).await.unwrap().entries.is_empty());
+    assert_eq!(world.mirror.read().bundles[&web].record.generation, Generation(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn generations_go_on_above_what_agents_have() {
+    let world = World::new().await;
+    let web = world.declare("web", "main").await;
+    world.delivered("agent-1", &web, 5).await;
+    world.run(&web, Tries::default()).await;
+    assert_eq!(world.state(&web).await.generation, Generation(6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_none_reaches_no_key() {
+    for token in ["../orders/web", "", "short", &"x".repeat(300), "a token of enough entropy 1"] {
+        let world = World::new().await;
+        token.clone_into(&mut world.main.token.lock().unwrap());
+        let web = world.declare("web", "main").await;
+        assert!(!is_again(&world.run(&web, Tries::default()).await));
+        assert_eq!(code(&world.state(&web).await), "bad-issuance", "{token}");
+        assert!(world.store.list(key::CHALLENGES).await.unwrap().entries.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chain_may_repeat_itself_but_not_without_end() {
+    let world = World::new().await;
+    world.main.repeat_issuer.store(2, SeqCst);
+    let web = world.declare("web", "main").await;
+    world.run(&web, Tries::default()).await;
+    assert_eq!(world.mirror.read().bundles[&web].record.chain.len(), 2);
+
+    world.main.repeat_issuer.store(100, SeqCst);
+    let mail = world.declare("mail", "main").await;
+    world.run(&mail, Tries::default()).await;
+    assert_eq!(code(&world.state(&mail).await), "bad-issuance");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_expired_at_birth_is_a_failure_and_not_a_reason_to_order_again() {
+    let world = World::new().await;
+    world.main.expired.store(true, SeqCst);
+    let web = world.declare("web", "main").await;
+    world.run(&web, Tries::default()).await;
+    let state = world.state(&web).await;
+    assert_eq!((code(&state), state.failures), ("bad-issuance", 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mirror_that_is_behind_orders_nothing() {
+    let world = World::new().await;
+    let (web, gone) = (world.declare("web", "main").await, world.declare("gone", "main").await);
+    world.mirror_stop.cancel();
+    let now = world.clock.now();
+    let issued = Issued {
+        serial: "01".to_owned(),
+        fingerprint: Fingerprint::of(b"leaf"),
+        not_before: now,
+        not_after: now + Duration::from_hours(90 * 24),
+        issuer: "main".parse().unwrap(),
+        issued_by: "CA".to_owned(),
+        identifiers: vec!["a.web.test".parse().unwrap(), "b.web.test".parse().unwrap()],
+        key_type: chancery_shared::key_type::KeyType::EcdsaP256,
+        stored_at: now,
+    };
+    let state = CertificateState {
+        generation: Generation(1),
+        issued: Some(issued),
+        ..CertificateState::default()
+    };
+    world.put(key::state(&web), &state).await;
+    world.commit(Batch::unfenced().delete(key::certificate(&gone))).await;
+    assert!(is_again(&world.run(&web, Tries::default()).await));
+    assert!(is_again(&world.run(&gone, Tries::default()).await));
+    assert_eq!(world.main.asked.load(SeqCst), 0);
+    assert_eq!(world.state(&gone).await, CertificateState::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_ca_is_a_recorded_failure_after_a_few_tries() {
+    let world = World::new().await;
+    world.main.dead.store(true, SeqCst);
+    let web = world.declare("web", "main").await;
+    let began = world.clock.monotonic();
+    let mut tries = Tries::default();
+    while let Outcome::Again { wait, tries: next } = world.run(&web, tries).await {
+        assert!(world.clock.monotonic().since(began) < 2 * DEADLINE, "it never gives up");
+        tokio::time::sleep(wait).await;
+        tries = next;
+    }
+    let failure = world.state(&web).await.last_failure.unwrap();
+    assert_eq!(failure.code, "ca-unreachable");
+    assert!(failure.message.contains("cannot talk to main: refused"), "{}", failure.message);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_is_not_asked_for_at_another_ca() {
+    let world = World::new().await;
+    let web = world.declare("web", "main").await;
+    world.main.gate.forget_permits(1_000);
+    {
+        let running = world.run(&web, Tries::default());
+        tokio::pin!(running);
+        let _ = tokio::time::timeout(Duration::from_secs(1), &mut running).await;
+    }
+    // Dropped while newOrder was under way: its answer is written down nevertheless.
+    world.main.gate.add_permits(1);
+    let journaled = async {
+        loop {
+            let order: Order = world.get(&key::order(&web)).await.unwrap();
+            if let Some(url) = order.stage.url() {
+                return url.to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let url = tokio::time::timeout(Duration::from_mins(1), journaled).await.expect("journaled");
+    assert_eq!(url, "https://main/order/1");
+
+    world.issuer("main", "spare").await;
+    let before = world.main.paths.lock().unwrap().len();
+    assert!(!is_again(&world.run(&web, Tries::default()).await));
+    assert_eq!(code(&world.state(&web).await), "order-unknown");
+    assert_eq!(world.main.paths.lock().unwrap().len(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_another_order_has_presented_since_stays() {
+    let world = World::new().await;
+    let web = world.declare("web", "main").await;
+    world.main.dead.store(false, SeqCst);
+    world.run(&web, Tries::default()).await;
+    // The journal of an order that presented a token, and another order's answer at that token.
+    let token = "a_token_of_enough_entropy-1";
+    let wanted = world.orders.wanted(&web, None).await.unwrap();
+    assert!(wanted.is_none());
+    let mail = world.declare("mail", "main").await;
+    let wanted = world.orders.wanted(&mail, None).await.unwrap().unwrap();
+    let journal = &world.orders.journal;
+    let mut entry = journal
+        .begin(&world.leadership, &wanted, "https://main/account/1", DEADLINE)
+        .await
+        .unwrap();
+    entry.order.stage = Stage::Placed { url: "https://main/order/9".to_owned() };
+    let answer = |order| Challenge {
+        order,
+        certificate: mail.clone(),
+        identifier: "a.mail.test".parse().unwrap(),
+        key_authorization: "answer".to_owned(),
+    };
+    let answers = [(token.to_owned(), answer(entry.order.id))].into();
+    let entry = journal.present(&world.leadership, entry, answers).await.unwrap();
+    let theirs = answer(uuid::Uuid::now_v7());
+    world.commit(Batch::unfenced().put(key::challenge(token), record::encode(&theirs))).await;
+    let error = Error::OrderUnknown(String::new());
+    journal.failed(&world.leadership, &entry, &error, Duration::ZERO).await.unwrap();
+    assert!(world.get::<Order>(&key::order(&mail)).await.is_none());
+    assert_eq!(world.get::<Challenge>(&key::challenge(token)).await, Some(theirs));
+}

@@ -269,7 +269,7 @@ const DEFAULT_AGENTS: &str = "0.0.0.0:7443";
 const DEFAULT_HTTP: &str = "127.0.0.1:9443";
 const DEFAULT_HTTP01: &str = "0.0.0.0:80";
 const DEFAULT_SOCKET: &str = "/run/chancery/admin.sock";
-const DEFAULT_CONCURRENCY: u32 = 16;
+const DEFAULT_CONCURRENCY: u32 = 32;
 const DEFAULT_DEADLINE: Duration = Duration::from_mins(10);
 const DEFAULT_RETRY_FIRST: Duration = Duration::from_mins(1);
 

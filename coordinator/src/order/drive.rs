@@ -309,4 +309,4 @@ const LONGEST_TOKEN: usize = 256;
 const MOST_TOLD: usize = 2000;
 /// Between looks at an order that the CA is working on.
 const POLL: Policy =
-    Policy { first: Duration::from_millis(50), most: Duration::from_secs(5), factor: 2 };
+    Policy { first: Duration::from_millis(20), most: Duration::from_secs(5), factor: 2 };

@@ -56,6 +56,8 @@ async fn chancery(scene: &Scene) -> Result<Took> {
     let pebble = start_pebble(scene, "pebble-chancery", http01).await?;
     let mut options = coordinator::Options::new(http01);
     "warn".clone_into(&mut options.log);
+    // What a coordinator does by default; the tests' own default is smaller.
+    options.concurrency = 32;
     let mut coordinator = Coordinator::start(&scene.folder("coordinator")?, options).await?;
     let cli = coordinator.cli();
     // The first certificate makes the account, which is not counted on either side.

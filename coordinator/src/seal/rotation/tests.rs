@@ -8,6 +8,7 @@ use chancery_shared::{
     clock::ManualClock,
     number::{Epoch, Generation},
 };
+use tokio::sync::{Mutex, Semaphore};
 use uuid::Uuid;
 
 use super::*;
@@ -190,12 +191,17 @@ async fn what_cannot_be_read_keeps_every_key() {
 async fn a_rotation_goes_on_beside_all_other_work() {
     let scene = Arc::new(Scene::new().await);
     scene.put_everything().await;
-    let (scene_of_writer, stop) = (scene.clone(), Arc::new(AtomicUsize::new(0)));
-    let stopped = stop.clone();
+    // The writer gets a number of writes for each round: it can neither starve, nor keep the
+    // rotation from ever seeing a quiet pass.
+    let (scene_of_writer, allowed) = (scene.clone(), Arc::new(Semaphore::new(0)));
+    let taken = allowed.clone();
+    // What an hour of grace is for: a value sealed before a rotation has arrived in the store.
+    let on_its_way = Arc::new(Mutex::new(()));
+    let sealing = on_its_way.clone();
     let writer = tokio::spawn(async move {
-        let mut generation = 1;
-        while stopped.load(Ordering::Relaxed) == 0 {
-            generation += 1;
+        for generation in 2..2 + ROUNDS * WRITES_A_ROUND {
+            taken.acquire().await.unwrap().forget();
+            let _unarrived = sealing.lock().await;
             scene_of_writer.put_bundle(&format!("www-{}", generation % 50), generation).await;
             // Overwrites, without a condition, what the rotation may be looking at.
             scene_of_writer.put_bundle("0", 7).await;
@@ -203,8 +209,10 @@ async fn a_rotation_goes_on_beside_all_other_work() {
         }
     });
     let other = Sealer::load(&scene.key_file, &scene.ring().await).unwrap();
-    for round in 1..=5 {
+    for round in 1..=i64::try_from(ROUNDS).unwrap() {
+        allowed.add_permits(usize::try_from(WRITES_A_ROUND).unwrap());
         let added = scene.add_key(now(round * 100)).await;
+        drop(on_its_way.lock().await);
         while scene.reseal(now(round * 100 + 61)).await.dropped.is_empty() {
             tokio::task::yield_now().await;
         }
@@ -212,7 +220,6 @@ async fn a_rotation_goes_on_beside_all_other_work() {
         other.reload(&scene.ring().await).unwrap();
         assert_eq!(other.active_data_key(), added);
     }
-    stop.store(1, Ordering::Relaxed);
     writer.await.unwrap();
     // The last of the writer's may have been sealed before the last round.
     scene.reseal(now(1000)).await;
@@ -328,3 +335,6 @@ async fn a_ring_that_is_gone_is_not_made_anew() {
     let unknown = DataKey { id: 9, created_at: now(0), wrapped: Vec::new() };
     assert!(scene.sealer.unwrap(&unknown).is_err());
 }
+
+const ROUNDS: u64 = 5;
+const WRITES_A_ROUND: u64 = 40;

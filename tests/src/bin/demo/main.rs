@@ -18,7 +18,7 @@ use chancery_tests::nginx::{Nginx, Site};
 use chancery_tests::pebble::{self, Pebble};
 use chancery_tests::scene::Scene;
 use chancery_tests::tls_client::{self, Trust, Visitor};
-use chancery_tests::{ports, wait, world};
+use chancery_tests::{ports, tools, wait, world};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -201,12 +201,22 @@ fn leave_running(screen: &Screen, mut stage: Stage) -> Result<()> {
     let folder = stage.scene.keep();
     let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
     let stop = folder.join("stop.sh");
-    fs::write(&stop, format!("kill {}\nrm -r '{}'\n", ids.join(" "), folder.display()))?;
+    let ids = ids.join(" ");
+    // They still write while they end, so the files go last.
+    let script = format!(
+        "kill {ids} 2>/dev/null\n\
+         for id in {ids}; do while kill -0 $id 2>/dev/null; do sleep 0.1; done; done\n\
+         rm -rf '{}'\n",
+        folder.display()
+    );
+    fs::write(&stop, script)?;
+    let chancery = tools::binary("chancery")?;
     screen.title("It runs on");
     screen.text(&format!(
-        "  Ask it      export CHANCERY_SOCKET={}\n              chancery status\n  \
+        "  Ask it      export CHANCERY_SOCKET={}\n              {} status\n  \
          Visit it    https://{address} as {}\n  Files       {}\n  Stop it     sh {}",
         socket.display(),
+        chancery.display(),
         CERTIFICATES.map(world::server_name).join(" or "),
         folder.display(),
         stop.display()

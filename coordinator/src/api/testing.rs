@@ -473,6 +473,25 @@ impl Store for Flaky {
         self.inner.resign(fence).await
     }
 
+    async fn register(
+        &self,
+        registration: &crate::store::Registration,
+    ) -> Result<crate::store::Registered, Error> {
+        self.inner.register(registration).await
+    }
+
+    async fn keep_registered(&self, registered: &crate::store::Registered) -> Result<(), Error> {
+        self.inner.keep_registered(registered).await
+    }
+
+    async fn deregister(&self, registered: &crate::store::Registered) -> Result<(), Error> {
+        self.inner.deregister(registered).await
+    }
+
+    async fn health(&self) -> Result<crate::store::Health, Error> {
+        self.inner.health().await
+    }
+
     fn kind(&self) -> &'static str {
         "memory"
     }

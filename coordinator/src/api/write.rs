@@ -83,7 +83,9 @@ impl Api {
                 Status::unknown(format!("{error}: look before you repeat it"))
             }
             Error::Full(_) => Status::resource_exhausted(error.to_string()),
-            Error::InUse(_) => Status::internal(error.to_string()),
+            Error::InUse(_) | Error::Expired { .. } | Error::TooLarge { .. } => {
+                Status::internal(error.to_string())
+            }
             Error::Damaged(_) => Status::data_loss(error.to_string()),
         }
     }

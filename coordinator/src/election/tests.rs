@@ -98,6 +98,25 @@ impl Store for Wire {
         self.pass(self.store.resign(fence)).await
     }
 
+    async fn register(
+        &self,
+        registration: &crate::store::Registration,
+    ) -> Result<crate::store::Registered, Error> {
+        self.store.register(registration).await
+    }
+
+    async fn keep_registered(&self, registered: &crate::store::Registered) -> Result<(), Error> {
+        self.store.keep_registered(registered).await
+    }
+
+    async fn deregister(&self, registered: &crate::store::Registered) -> Result<(), Error> {
+        self.store.deregister(registered).await
+    }
+
+    async fn health(&self) -> Result<crate::store::Health, Error> {
+        self.store.health().await
+    }
+
     fn kind(&self) -> &'static str {
         "wire"
     }

@@ -63,6 +63,25 @@ impl Store for Odd {
         self.inner.resign(fence).await
     }
 
+    async fn register(
+        &self,
+        registration: &store::Registration,
+    ) -> Result<store::Registered, Error> {
+        self.inner.register(registration).await
+    }
+
+    async fn keep_registered(&self, registered: &store::Registered) -> Result<(), Error> {
+        self.inner.keep_registered(registered).await
+    }
+
+    async fn deregister(&self, registered: &store::Registered) -> Result<(), Error> {
+        self.inner.deregister(registered).await
+    }
+
+    async fn health(&self) -> Result<store::Health, Error> {
+        self.inner.health().await
+    }
+
     fn kind(&self) -> &'static str {
         "memory"
     }

@@ -4,7 +4,7 @@
 //! are put together without escaping, and no name can reach outside its folder.
 
 use chancery_shared::{
-    name::{AgentName, CertName, IssuerName},
+    name::{AgentName, CertName, IssuerName, NodeName},
     number::Generation,
     x509::Fingerprint,
 };
@@ -40,8 +40,15 @@ pub const EVENTS: &str = "events/";
 pub const AUTHORITY: &str = "authority";
 /// The wrapped data keys.
 pub const SEAL: &str = "seal";
+/// Coordinators that are there, by node. Lease-bound.
+pub const MEMBERS: &str = "members/";
 /// Who leads.
 pub const LEADER: &str = "leader";
+
+/// Key of a coordinator that is there.
+pub fn member(node: &NodeName) -> String {
+    format!("{MEMBERS}{node}")
+}
 
 /// Key of a desired certificate.
 pub fn certificate(name: &CertName) -> String {

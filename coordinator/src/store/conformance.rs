@@ -3,6 +3,8 @@
 //! A backend's tests implement [`Bench`] and call [`conformance_suite`], which makes one
 //! test of each function here.
 
+#![expect(missing_docs, reason = "the name of each function is the sentence that it checks")]
+
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -10,12 +12,14 @@ use bytes::Bytes;
 use chancery_shared::number::{Epoch, Revision};
 use futures_util::future::join_all;
 
-use super::*;
+use super::{
+    Batch, Campaign, Candidate, Change, Commit, Entry, Error, Fence, Registration, Store, Watch,
+};
 use crate::record::{self, Leader, key};
 
 /// A backend on a test bench. Dropping it cleans up behind it.
 #[async_trait]
-pub(super) trait Bench: Send + Sized {
+pub trait Bench: Send + Sized {
     /// An empty store.
     async fn start() -> Self;
 
@@ -29,14 +33,15 @@ pub(super) trait Bench: Send + Sized {
     /// handles to it are gone.
     async fn restart(self) -> Self;
 
-    /// So many commits that a watch cannot start behind them.
-    const MORE_THAN_HISTORY: usize;
+    /// Makes the store forget its commits, so that a watch cannot start behind them.
+    async fn forget_history(&self);
 
     /// So many commits that a watcher which reads none of them is dropped.
     const MORE_THAN_QUEUE: usize;
 }
 
 /// Makes one test of each function of the suite, on one bench.
+#[macro_export]
 macro_rules! conformance_suite {
     ($bench:ty) => {
         $crate::store::conformance::conformance_suite! {
@@ -70,6 +75,13 @@ macro_rules! conformance_suite {
             resigning_a_lost_lease_harms_nobody,
             epochs_grow_for_ever,
             data_outlives_a_restart,
+            a_batch_that_is_too_large_is_refused,
+            the_largest_batch_is_taken,
+            a_registration_is_told_and_stays_while_it_is_kept_alive,
+            a_registration_ends_with_its_lease,
+            deregistering_deletes_the_record_at_once,
+            a_later_registration_takes_the_record_over,
+            a_healthy_store_says_so,
         }
     };
     ($bench:ty: $($test:ident,)*) => {
@@ -81,15 +93,15 @@ macro_rules! conformance_suite {
         )*
     };
 }
-pub(super) use conformance_suite;
+pub use conformance_suite;
 
-pub(super) const TTL: Duration = Duration::from_secs(10);
+pub const TTL: Duration = Duration::from_secs(10);
 
-pub(super) fn put(key: &str, value: &str) -> Batch {
+pub fn put(key: &str, value: &str) -> Batch {
     Batch::unfenced().put(key, value.to_owned())
 }
 
-pub(super) async fn value(store: &dyn Store, key: &str) -> Option<String> {
+pub async fn value(store: &dyn Store, key: &str) -> Option<String> {
     let entry = store.get(key).await.unwrap()?;
     assert_eq!(entry.key, key);
     Some(text(&entry.value))
@@ -103,11 +115,11 @@ async fn keys(store: &dyn Store, prefix: &str) -> Vec<String> {
     store.list(prefix).await.unwrap().entries.into_iter().map(|entry| entry.key).collect()
 }
 
-pub(super) fn candidate(name: &str) -> Candidate {
+pub fn candidate(name: &str) -> Candidate {
     Candidate { node: name.parse().unwrap(), ttl: TTL }
 }
 
-pub(super) async fn win(store: &dyn Store, name: &str) -> Fence {
+pub async fn win(store: &dyn Store, name: &str) -> Fence {
     match store.campaign(&candidate(name)).await.unwrap() {
         Campaign::Won(fence) => fence,
         Campaign::Lost => panic!("{name} lost a campaign against nobody"),
@@ -135,7 +147,7 @@ fn changed_keys(commit: &Commit) -> Vec<&str> {
     commit.changes.iter().map(Change::key).collect()
 }
 
-pub(super) async fn reads_show_what_was_committed<B: Bench>() {
+pub async fn reads_show_what_was_committed<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     assert_eq!(store.get("a").await.unwrap(), None);
@@ -150,7 +162,7 @@ pub(super) async fn reads_show_what_was_committed<B: Bench>() {
     assert!(snapshot.entries.iter().all(|entry| entry.revision == second), "{snapshot:?}");
 }
 
-pub(super) async fn an_empty_store_is_empty<B: Bench>() {
+pub async fn an_empty_store_is_empty<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let snapshot = store.list("").await.unwrap();
@@ -158,7 +170,7 @@ pub(super) async fn an_empty_store_is_empty<B: Bench>() {
     store.watch("", snapshot.revision).await.unwrap();
 }
 
-pub(super) async fn a_commit_writes_and_deletes_in_one_revision<B: Bench>() {
+pub async fn a_commit_writes_and_deletes_in_one_revision<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     store.commit(put("old", "1").put("kept", "1")).await.unwrap();
@@ -170,7 +182,7 @@ pub(super) async fn a_commit_writes_and_deletes_in_one_revision<B: Bench>() {
     assert_eq!(store.get("empty").await.unwrap().unwrap().revision, revision);
 }
 
-pub(super) async fn what_changes_nothing_makes_no_commit<B: Bench>() {
+pub async fn what_changes_nothing_makes_no_commit<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let revision = store.commit(put("a", "1")).await.unwrap();
@@ -187,7 +199,7 @@ pub(super) async fn what_changes_nothing_makes_no_commit<B: Bench>() {
     assert_eq!(changed_keys(&commit), ["a"]);
 }
 
-pub(super) async fn a_conflict_leaves_nothing_behind<B: Bench>() {
+pub async fn a_conflict_leaves_nothing_behind<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let first = store.commit(put("taken", "1").put("kept", "1")).await.unwrap();
@@ -198,7 +210,7 @@ pub(super) async fn a_conflict_leaves_nothing_behind<B: Bench>() {
     assert_eq!(store.list("").await.unwrap().revision, first);
 }
 
-pub(super) async fn conditions_hold_for_the_last_write_only<B: Bench>() {
+pub async fn conditions_hold_for_the_last_write_only<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let conditioned = |revision| put("a", "new").unchanged("a", revision);
@@ -220,7 +232,7 @@ pub(super) async fn conditions_hold_for_the_last_write_only<B: Bench>() {
     store.commit(put("c", "1").absent("a").unchanged("b", Some(elsewhere))).await.unwrap();
 }
 
-pub(super) async fn a_listing_ends_where_its_prefix_ends<B: Bench>() {
+pub async fn a_listing_ends_where_its_prefix_ends<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let all = ["a", "a/", "a/1", "a/2", "a0", "a\u{10ffff}", "b/1"];
@@ -233,7 +245,7 @@ pub(super) async fn a_listing_ends_where_its_prefix_ends<B: Bench>() {
     assert_eq!(keys(&*store, "c").await, [""; 0]);
 }
 
-pub(super) async fn listings_are_ordered_and_consistent<B: Bench>() {
+pub async fn listings_are_ordered_and_consistent<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let writer = tokio::spawn({
@@ -259,7 +271,7 @@ pub(super) async fn listings_are_ordered_and_consistent<B: Bench>() {
     writer.await.unwrap();
 }
 
-pub(super) async fn concurrent_increments_are_not_lost<B: Bench>() {
+pub async fn concurrent_increments_are_not_lost<B: Bench>() {
     const TASKS: usize = 8;
     const TIMES: usize = 20;
     let bench = B::start().await;
@@ -287,7 +299,7 @@ pub(super) async fn concurrent_increments_are_not_lost<B: Bench>() {
     assert_eq!(value(&*store, "n").await, Some((TASKS * TIMES).to_string()));
 }
 
-pub(super) async fn concurrent_creations_have_one_winner<B: Bench>() {
+pub async fn concurrent_creations_have_one_winner<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     // Most of these share a transaction where a backend groups them.
@@ -303,7 +315,7 @@ pub(super) async fn concurrent_creations_have_one_winner<B: Bench>() {
     assert_eq!(keys(&*store, "own/").await, [winner], "losers leave nothing behind");
 }
 
-pub(super) async fn a_watch_tells_each_commit_once_in_order_and_whole<B: Bench>() {
+pub async fn a_watch_tells_each_commit_once_in_order_and_whole<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let start = store.list("").await.unwrap().revision;
@@ -329,7 +341,7 @@ pub(super) async fn a_watch_tells_each_commit_once_in_order_and_whole<B: Bench>(
     assert_eq!(commit.changes, [Change::Delete { key: "a".to_owned() }]);
 }
 
-pub(super) async fn a_watch_tells_only_its_prefix<B: Bench>() {
+pub async fn a_watch_tells_only_its_prefix<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let start = store.commit(put("a/0", "1")).await.unwrap();
@@ -341,7 +353,7 @@ pub(super) async fn a_watch_tells_only_its_prefix<B: Bench>() {
     assert_eq!(changed_keys(&commit), ["a/1", "a/0"]);
 }
 
-pub(super) async fn a_watch_starts_after_its_revision<B: Bench>() {
+pub async fn a_watch_starts_after_its_revision<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let mut revisions = vec![store.list("").await.unwrap().revision];
@@ -365,7 +377,7 @@ pub(super) async fn a_watch_starts_after_its_revision<B: Bench>() {
     }
 }
 
-pub(super) async fn no_commit_falls_between_listing_and_watch<B: Bench>() {
+pub async fn no_commit_falls_between_listing_and_watch<B: Bench>() {
     const COMMITS: usize = 200;
     let bench = B::start().await;
     let store = bench.store();
@@ -391,11 +403,12 @@ pub(super) async fn no_commit_falls_between_listing_and_watch<B: Bench>() {
     writer.await.unwrap();
 }
 
-pub(super) async fn a_watch_behind_the_history_is_compacted<B: Bench>() {
+pub async fn a_watch_behind_the_history_is_compacted<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let start = store.commit(put("a", "1")).await.unwrap();
-    write(&store, B::MORE_THAN_HISTORY).await;
+    store.commit(put("a", "2")).await.unwrap();
+    bench.forget_history().await;
     let error = watch_until_error(&*store, start).await;
     assert!(matches!(error, Error::Compacted { after } if after == start), "{error}");
     assert!(error.is_transient());
@@ -406,7 +419,7 @@ pub(super) async fn a_watch_behind_the_history_is_compacted<B: Bench>() {
     assert_eq!(next_commit(&mut watch).await.revision, new);
 }
 
-pub(super) async fn a_watch_ahead_of_the_store_is_compacted<B: Bench>() {
+pub async fn a_watch_ahead_of_the_store_is_compacted<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let revision = store.commit(put("a", "1")).await.unwrap();
@@ -423,8 +436,7 @@ async fn watch_until_error(store: &dyn Store, after: Revision) -> Error {
     }
 }
 
-/// Makes `commits` commits, many at a time.
-async fn write(store: &Arc<dyn Store>, commits: usize) {
+pub async fn write(store: &Arc<dyn Store>, commits: usize) {
     let tasks = (0..commits).map(|n| {
         let store = store.clone();
         tokio::spawn(async move { store.commit(put("n", &n.to_string())).await })
@@ -434,7 +446,7 @@ async fn write(store: &Arc<dyn Store>, commits: usize) {
     }
 }
 
-pub(super) async fn a_watcher_that_does_not_read_is_dropped<B: Bench>() {
+pub async fn a_watcher_that_does_not_read_is_dropped<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let start = store.list("").await.unwrap().revision;
@@ -461,7 +473,7 @@ pub(super) async fn a_watcher_that_does_not_read_is_dropped<B: Bench>() {
     reader.await.expect("another's slowness costs a brisk reader nothing");
 }
 
-pub(super) async fn a_dropped_watch_harms_nobody<B: Bench>() {
+pub async fn a_dropped_watch_harms_nobody<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let start = store.list("").await.unwrap().revision;
@@ -472,7 +484,7 @@ pub(super) async fn a_dropped_watch_harms_nobody<B: Bench>() {
     assert_eq!(next_commit(&mut kept).await.revision, revision);
 }
 
-pub(super) async fn one_candidate_wins<B: Bench>() {
+pub async fn one_candidate_wins<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let campaigns = (0..8).map(|n| {
@@ -485,7 +497,7 @@ pub(super) async fn one_candidate_wins<B: Bench>() {
     assert_eq!(store.campaign(&candidate("late")).await.unwrap(), Campaign::Lost);
 }
 
-pub(super) async fn winning_writes_the_leader_record_in_one_step<B: Bench>() {
+pub async fn winning_writes_the_leader_record_in_one_step<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let start = store.list("").await.unwrap().revision;
@@ -503,7 +515,7 @@ pub(super) async fn winning_writes_the_leader_record_in_one_step<B: Bench>() {
     assert_eq!(store.get(key::LEADER).await.unwrap().as_ref(), Some(entry));
 }
 
-pub(super) async fn a_fenced_batch_needs_the_current_lease<B: Bench>() {
+pub async fn a_fenced_batch_needs_the_current_lease<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let fence = win(&*store, "a").await;
@@ -525,7 +537,7 @@ pub(super) async fn a_fenced_batch_needs_the_current_lease<B: Bench>() {
     store.commit(put("x", "no fence asked for")).await.unwrap();
 }
 
-pub(super) async fn a_fence_ends_with_its_lease<B: Bench>() {
+pub async fn a_fence_ends_with_its_lease<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let fence = win(&*store, "a").await;
@@ -539,7 +551,7 @@ pub(super) async fn a_fence_ends_with_its_lease<B: Bench>() {
     store.commit(Batch::fenced(next).put("x", "2")).await.unwrap();
 }
 
-pub(super) async fn a_fence_is_not_guessed_by_its_epoch<B: Bench>() {
+pub async fn a_fence_is_not_guessed_by_its_epoch<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let fence = win(&*store, "a").await;
@@ -551,7 +563,7 @@ pub(super) async fn a_fence_is_not_guessed_by_its_epoch<B: Bench>() {
     store.commit(Batch::fenced(fence).put("x", "1")).await.unwrap();
 }
 
-pub(super) async fn keep_alive_extends_the_lease<B: Bench>() {
+pub async fn keep_alive_extends_the_lease<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let fence = win(&*store, "a").await;
@@ -563,7 +575,7 @@ pub(super) async fn keep_alive_extends_the_lease<B: Bench>() {
     store.commit(Batch::fenced(fence).put("x", "1")).await.unwrap();
 }
 
-pub(super) async fn an_expired_lease_cannot_be_kept_alive<B: Bench>() {
+pub async fn an_expired_lease_cannot_be_kept_alive<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let fence = win(&*store, "a").await;
@@ -575,7 +587,7 @@ pub(super) async fn an_expired_lease_cannot_be_kept_alive<B: Bench>() {
     store.keep_alive(&next).await.unwrap();
 }
 
-pub(super) async fn resigning_frees_the_lease_at_once<B: Bench>() {
+pub async fn resigning_frees_the_lease_at_once<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let fence = win(&*store, "a").await;
@@ -588,7 +600,7 @@ pub(super) async fn resigning_frees_the_lease_at_once<B: Bench>() {
     assert!(next.epoch > fence.epoch);
 }
 
-pub(super) async fn resigning_a_lost_lease_harms_nobody<B: Bench>() {
+pub async fn resigning_a_lost_lease_harms_nobody<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     let fence = win(&*store, "a").await;
@@ -601,7 +613,7 @@ pub(super) async fn resigning_a_lost_lease_harms_nobody<B: Bench>() {
     assert!(store.get(key::LEADER).await.unwrap().is_some(), "the record of b stands");
 }
 
-pub(super) async fn epochs_grow_for_ever<B: Bench>() {
+pub async fn epochs_grow_for_ever<B: Bench>() {
     let mut bench = B::start().await;
     let mut last = Epoch(0);
     for round in 0..4 {
@@ -625,7 +637,7 @@ pub(super) async fn epochs_grow_for_ever<B: Bench>() {
     }
 }
 
-pub(super) async fn data_outlives_a_restart<B: Bench>() {
+pub async fn data_outlives_a_restart<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
     store.commit(put("a", "1").put("gone", "1")).await.unwrap();
@@ -639,6 +651,136 @@ pub(super) async fn data_outlives_a_restart<B: Bench>() {
     assert!(next > revision);
 }
 
+/// The value of `key` once it is gone. A store may take its time with what has expired.
+async fn until_gone(store: &dyn Store, key: &str) {
+    let gone = async {
+        while store.get(key).await.unwrap().is_some() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("the record goes in time");
+}
+
+fn member(name: &str, value: &str) -> Registration {
+    let key = key::member(&name.parse().unwrap());
+    Registration { key, value: value.to_owned().into(), ttl: TTL }
+}
+
+/// A batch of so many keys, with values of so many bytes in all.
+fn large(keys: usize, bytes: usize) -> Batch {
+    let names: Vec<_> = (0..keys).map(|n| format!("k{n:03}")).collect();
+    let mut left = bytes - names.iter().map(String::len).sum::<usize>();
+    let share = left / keys + 1;
+    names.into_iter().fold(Batch::unfenced(), |batch, name| {
+        let size = share.min(left);
+        left -= size;
+        batch.put(name, vec![0xa5; size])
+    })
+}
+
+pub async fn a_batch_that_is_too_large_is_refused<B: Bench>() {
+    let bench = B::start().await;
+    let store = bench.store();
+    let before = store.list("").await.unwrap();
+    let too_many = large(Batch::MOST_KEYS, 1000).absent("one-more");
+    for batch in [too_many, large(2, Batch::MOST_BYTES + 1)] {
+        let refused = store.commit(batch).await;
+        assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");
+    }
+    assert_eq!(store.list("").await.unwrap(), before);
+}
+
+pub async fn the_largest_batch_is_taken<B: Bench>() {
+    let bench = B::start().await;
+    let store = bench.store();
+    let fence = win(&*store, "a").await;
+    let start = store.list("").await.unwrap().revision;
+    let mut watch = store.watch("k", start).await.unwrap();
+    let mut batch = large(Batch::MOST_KEYS, Batch::MOST_BYTES);
+    batch.fence = Some(fence);
+    let keys: Vec<String> = batch.operations.iter().map(|o| o.key().to_owned()).collect();
+    let batch = keys.iter().fold(batch, Batch::absent);
+    let revision = store.commit(batch).await.unwrap();
+    let commit = next_commit(&mut watch).await;
+    assert_eq!((commit.revision, commit.changes.len()), (revision, Batch::MOST_KEYS));
+    assert_eq!(store.list("k").await.unwrap().entries.len(), Batch::MOST_KEYS);
+}
+
+pub async fn a_registration_is_told_and_stays_while_it_is_kept_alive<B: Bench>() {
+    let bench = B::start().await;
+    let store = bench.store();
+    let start = store.list("").await.unwrap().revision;
+    let mut watch = store.watch(key::MEMBERS, start).await.unwrap();
+    let registered = store.register(&member("a", "here")).await.unwrap();
+    let commit = next_commit(&mut watch).await;
+    let Change::Put(entry) = &commit.changes[0] else { panic!("{commit:?}") };
+    assert_eq!((entry.key.as_str(), text(&entry.value).as_str()), ("members/a", "here"));
+    for _ in 0..4 {
+        bench.let_pass(TTL / 2).await;
+        store.keep_registered(&registered).await.unwrap();
+    }
+    assert_eq!(store.list(key::MEMBERS).await.unwrap().entries, std::slice::from_ref(entry));
+}
+
+pub async fn a_registration_ends_with_its_lease<B: Bench>() {
+    let bench = B::start().await;
+    let store = bench.store();
+    let kept = store.register(&member("kept", "here")).await.unwrap();
+    let lost = store.register(&member("lost", "here")).await.unwrap();
+    let seen = store.list("").await.unwrap().revision;
+    let mut watch = store.watch(key::MEMBERS, seen).await.unwrap();
+    for _ in 0..4 {
+        bench.let_pass(TTL / 2).await;
+        store.keep_registered(&kept).await.unwrap();
+    }
+    until_gone(&*store, &lost.key).await;
+    let commit = next_commit(&mut watch).await;
+    assert_eq!(commit.changes, [Change::Delete { key: lost.key.clone() }]);
+    let refused = store.keep_registered(&lost).await;
+    assert!(matches!(&refused, Err(Error::Expired { key }) if *key == lost.key), "{refused:?}");
+    assert_eq!(keys(&*store, key::MEMBERS).await, [kept.key]);
+}
+
+pub async fn deregistering_deletes_the_record_at_once<B: Bench>() {
+    let bench = B::start().await;
+    let store = bench.store();
+    let registered = store.register(&member("a", "here")).await.unwrap();
+    let seen = store.list("").await.unwrap().revision;
+    let mut watch = store.watch(key::MEMBERS, seen).await.unwrap();
+    store.deregister(&registered).await.unwrap();
+    let commit = next_commit(&mut watch).await;
+    assert_eq!(commit.changes, [Change::Delete { key: registered.key.clone() }]);
+    store.deregister(&registered).await.unwrap();
+    let refused = store.keep_registered(&registered).await;
+    assert!(matches!(refused, Err(Error::Expired { .. })), "{refused:?}");
+}
+
+pub async fn a_later_registration_takes_the_record_over<B: Bench>() {
+    let bench = B::start().await;
+    let store = bench.store();
+    let former = store.register(&member("a", "former")).await.unwrap();
+    let later = store.register(&member("a", "later")).await.unwrap();
+    let refused = store.keep_registered(&former).await;
+    assert!(matches!(refused, Err(Error::Expired { .. })), "{refused:?}");
+    store.deregister(&former).await.unwrap();
+    for _ in 0..4 {
+        bench.let_pass(TTL / 2).await;
+        store.keep_registered(&later).await.unwrap();
+    }
+    assert_eq!(value(&*store, &later.key).await.as_deref(), Some("later"));
+}
+
+pub async fn a_healthy_store_says_so<B: Bench>() {
+    let bench = B::start().await;
+    let health = bench.store().health().await.unwrap();
+    assert!(!health.version.is_empty());
+    assert!(health.endpoints.iter().all(|endpoint| endpoint.healthy), "{health:?}");
+}
+
+/// Longer than any store takes to see that something has expired.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+#[cfg(test)]
 mod memory {
     use chancery_shared::clock::ManualClock;
 
@@ -673,7 +815,10 @@ mod memory {
             self
         }
 
-        const MORE_THAN_HISTORY: usize = HISTORY_COMMITS + 1;
+        async fn forget_history(&self) {
+            write(&self.store(), HISTORY_COMMITS).await;
+        }
+
         const MORE_THAN_QUEUE: usize = WATCH_QUEUE + 1;
     }
 

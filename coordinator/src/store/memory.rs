@@ -15,10 +15,12 @@ use chancery_shared::{
 };
 
 use super::{
-    Batch, Campaign, Candidate, Entry, Error, Fence, Snapshot, Store, Watch,
+    Batch, Campaign, Candidate, Entry, Error, Fence, Health, Registered, Registration, Snapshot,
+    Store, Watch,
     apply::{Refusal, Rows, apply},
     hub::Hub,
     lease::Lease,
+    registrations::Registrations,
 };
 use crate::record::{self, Leader, key};
 
@@ -33,6 +35,7 @@ struct State {
     revision: Revision,
     epoch: Epoch,
     lease: Lease,
+    registrations: Registrations,
     hub: Hub,
 }
 
@@ -45,13 +48,20 @@ impl MemoryStore {
             revision,
             epoch: Epoch(0),
             lease: Lease::default(),
+            registrations: Registrations::default(),
             hub: Hub::new(revision),
         };
         Arc::new(Self { clock, state: Mutex::new(state) })
     }
 
+    /// The state as it is now: registrations whose time is over are gone.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no holder panics")
+        let mut state = self.state.lock().expect("no holder panics");
+        for key in state.registrations.expired(self.clock.monotonic()) {
+            state.registrations.release(&key);
+            state.apply(&Batch::unfenced().delete(key)).expect("it has no condition");
+        }
+        state
     }
 }
 
@@ -74,6 +84,7 @@ impl Store for MemoryStore {
     }
 
     async fn commit(&self, batch: Batch) -> Result<Revision, Error> {
+        batch.check_size()?;
         let mut state = self.state();
         if let Some(fence) = &batch.fence {
             state.lease.check(fence, self.clock.monotonic())?;
@@ -110,6 +121,30 @@ impl Store for MemoryStore {
             state.lease.release(fence);
         }
         Ok(())
+    }
+
+    async fn register(&self, registration: &Registration) -> Result<Registered, Error> {
+        let mut state = self.state();
+        let Registration { key, value, .. } = registration;
+        state.apply(&Batch::unfenced().put(key, value.clone()))?;
+        Ok(state.registrations.grant(registration, self.clock.monotonic()))
+    }
+
+    async fn keep_registered(&self, registered: &Registered) -> Result<(), Error> {
+        self.state().registrations.keep_alive(registered, self.clock.monotonic())
+    }
+
+    async fn deregister(&self, registered: &Registered) -> Result<(), Error> {
+        let mut state = self.state();
+        if state.registrations.is_current(registered) {
+            state.apply(&Batch::unfenced().delete(&registered.key))?;
+            state.registrations.release(&registered.key);
+        }
+        Ok(())
+    }
+
+    async fn health(&self) -> Result<Health, Error> {
+        Ok(Health { version: env!("CARGO_PKG_VERSION").to_owned(), ..Health::default() })
     }
 
     fn kind(&self) -> &'static str {

@@ -23,6 +23,12 @@
 //! * **The leader record proves nothing.** It is written in the step that grants a lease and
 //!   deleted in the step that gives it up; when a lease expires it may stay until
 //!   the next term. Watch it to learn at once that leadership is free.
+//! * **A registration lasts as long as its lease.** Its record is there until it is given up, or
+//!   until some moment after its TTL in which it was not kept alive; then the record is deleted, in
+//!   a commit that watches tell. A later registration of the same key takes the record over, and the
+//!   lease of the former one counts no more.
+//! * **A batch is small**: [`Batch::MOST_KEYS`] and [`Batch::MOST_BYTES`] are what the strictest
+//!   backend takes, and every backend refuses more, so that what works on one works on all.
 //! * **A failed call says what it may have done.** Only [`Error::OutcomeUnknown`] leaves
 //!   open whether the batch was applied: read again before repeating it. Every other error
 //!   means that nothing changed.
@@ -33,7 +39,7 @@
 //!
 //! One suite, `conformance`, holds every backend to this.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -44,12 +50,13 @@ use chancery_shared::{
 use tokio::sync::mpsc;
 
 mod apply;
-#[cfg(test)]
-mod conformance;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
 pub mod embedded;
 mod hub;
 mod lease;
 pub mod memory;
+mod registrations;
 
 /// Where coordinators keep what they agree on. The module's essay is the contract.
 #[async_trait]
@@ -80,6 +87,20 @@ pub trait Store: Send + Sync + 'static {
     /// Gives the lease up, so that somebody else can campaign at once. Giving up a
     /// lease that is gone already is no error.
     async fn resign(&self, fence: &Fence) -> Result<(), Error>;
+
+    /// Writes a record that is deleted unless it is kept alive, in place of what stands
+    /// at its key. [`Error::OutcomeUnknown`] leaves a record that goes by itself, after the TTL.
+    async fn register(&self, registration: &Registration) -> Result<Registered, Error>;
+
+    /// Extends a registration by its TTL, counted from some moment during the call.
+    /// [`Error::Expired`] if it is gone, or was taken over: register again.
+    async fn keep_registered(&self, registered: &Registered) -> Result<(), Error>;
+
+    /// Deletes the record of a registration. One that is gone, or was taken over, is no error.
+    async fn deregister(&self, registered: &Registered) -> Result<(), Error>;
+
+    /// How the store is, as far as it can be asked. Not for each request: it asks every endpoint.
+    async fn health(&self) -> Result<Health, Error>;
 
     /// What kind of store this is, for operators: `embedded`, `etcd` ...
     fn kind(&self) -> &'static str;
@@ -191,6 +212,16 @@ impl Operation {
     }
 }
 
+impl Operation {
+    /// What it counts towards [`Batch::MOST_BYTES`].
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Put(key, value) => key.len() + value.len(),
+            Self::Delete(key) => key.len(),
+        }
+    }
+}
+
 impl Change {
     /// The key that it is about.
     pub fn key(&self) -> &str {
@@ -211,6 +242,28 @@ impl fmt::Debug for Operation {
 }
 
 impl Batch {
+    /// How many different keys a batch may name in its conditions and operations.
+    ///
+    /// Consul takes 64 operations in a transaction, of which its backend needs some for itself.
+    pub const MOST_KEYS: usize = 56;
+    /// How many bytes of keys and values the operations of a batch may have.
+    ///
+    /// Consul takes requests of 512 KiB, with each value in base64, and its backend writes each
+    /// value twice.
+    pub const MOST_BYTES: usize = 128 * 1024;
+
+    /// Refuses a batch that is larger than every store takes.
+    pub(crate) fn check_size(&self) -> Result<(), Error> {
+        let conditions = self.conditions.iter().map(Condition::key);
+        let operations = self.operations.iter().map(Operation::key);
+        let keys = conditions.chain(operations).collect::<BTreeSet<_>>().len();
+        let bytes = self.operations.iter().map(Operation::size).sum();
+        if keys <= Self::MOST_KEYS && bytes <= Self::MOST_BYTES {
+            return Ok(());
+        }
+        Err(Error::TooLarge { keys, bytes })
+    }
+
     /// A batch that anybody may commit: for records that no leader owns.
     pub fn unfenced() -> Self {
         Self::default()
@@ -280,6 +333,48 @@ pub struct Fence {
     pub lease: String,
 }
 
+/// A record that lives as long as somebody keeps it alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// Its key, under [`crate::record::key::MEMBERS`].
+    pub key: String,
+    /// Its value.
+    pub value: Bytes,
+    /// How long it lives without a keep-alive. A store may make it longer, never shorter.
+    pub ttl: Duration,
+}
+
+/// A registration that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// Its key.
+    pub key: String,
+    /// The backend's own name for its lease.
+    pub lease: String,
+}
+
+/// How a store is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// The version of its software.
+    pub version: String,
+    /// The servers that this coordinator knows of, in the order of its configuration.
+    pub endpoints: Vec<Endpoint>,
+    /// What an operator has to see to, such as a quota that is nearly used up.
+    pub warnings: Vec<String>,
+}
+
+/// One server of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its address, or the path of a file.
+    pub address: String,
+    /// Whether it answers and can serve.
+    pub healthy: bool,
+    /// What is known of it: its role and size, or why it cannot serve.
+    pub message: String,
+}
+
 /// Why a call failed. See the contract for what it may have done.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -294,6 +389,24 @@ pub enum Error {
     Fenced {
         /// The epoch of the refused batch.
         epoch: Epoch,
+    },
+    /// The registration is gone, or somebody else has registered the key since.
+    #[error("the registration of {key} has expired")]
+    Expired {
+        /// Its key.
+        key: String,
+    },
+    /// The batch is larger than every store takes; nothing was changed.
+    #[error(
+        "a batch of {keys} keys and {bytes} bytes is too large: at most {} keys and {} bytes",
+        Batch::MOST_KEYS,
+        Batch::MOST_BYTES
+    )]
+    TooLarge {
+        /// Its different keys.
+        keys: usize,
+        /// Bytes of keys and values that it would write.
+        bytes: usize,
     },
     /// The watch starts before the oldest commit that the store still has.
     #[error("the store no longer has the commits after revision {after}")]

@@ -271,6 +271,25 @@ impl Store for Meddling {
         self.store.resign(fence).await
     }
 
+    async fn register(
+        &self,
+        registration: &store::Registration,
+    ) -> Result<store::Registered, store::Error> {
+        self.store.register(registration).await
+    }
+
+    async fn keep_registered(&self, registered: &store::Registered) -> Result<(), store::Error> {
+        self.store.keep_registered(registered).await
+    }
+
+    async fn deregister(&self, registered: &store::Registered) -> Result<(), store::Error> {
+        self.store.deregister(registered).await
+    }
+
+    async fn health(&self) -> Result<store::Health, store::Error> {
+        self.store.health().await
+    }
+
     fn kind(&self) -> &'static str {
         "meddling"
     }

@@ -27,11 +27,11 @@
 //! The file has one user, so the lease is kept in memory ([`super::lease`]); only the epoch is
 //! stored, in the same transaction as the leader record and before the campaign is
 //! answered. A restart frees the lease at once, because the only process that could hold it
-//! is gone.
+//! is gone. Registrations are kept in the same way, and go with the process as well.
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     thread,
 };
 
@@ -44,7 +44,8 @@ use self::{
     writer::{Command, Reply, Writer},
 };
 use super::{
-    Batch, Campaign, Candidate, Entry, Error, Fence, Snapshot, Store, Watch, lease::Lease,
+    Batch, Campaign, Candidate, Endpoint, Entry, Error, Fence, Health, Registered, Registration,
+    Snapshot, Store, Watch, lease::Lease, registrations::Registrations,
 };
 
 mod file;
@@ -55,6 +56,7 @@ pub struct EmbeddedStore {
     file: Arc<StoreFile>,
     clock: SharedClock,
     lease: Arc<Mutex<Lease>>,
+    registrations: Arc<Mutex<Registrations>>,
     /// `None` only while this is being dropped.
     commands: Option<mpsc::Sender<Command>>,
     /// As `commands`.
@@ -73,9 +75,11 @@ impl EmbeddedStore {
     pub fn open(path: &Path, clock: SharedClock) -> Result<Arc<Self>, Error> {
         let (file, numbers) = StoreFile::open(path)?;
         let file = Arc::new(file);
-        let lease = Arc::<Mutex<Lease>>::default();
-        let mut writer = Writer::new(file.clone(), numbers, clock.clone(), lease.clone());
-        writer.forget_former_leader()?;
+        let (lease, registrations) = Default::default();
+        let leases =
+            writer::Leases { leader: Arc::clone(&lease), members: Arc::clone(&registrations) };
+        let mut writer = Writer::new(file.clone(), numbers, clock.clone(), leases);
+        writer.forget_former_process()?;
         let (commands, queue) = mpsc::channel(QUEUE);
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
@@ -83,7 +87,12 @@ impl EmbeddedStore {
             .map_err(|error| {
                 Error::Unavailable(format!("cannot start the store's thread: {error}"))
             })?;
-        Ok(Arc::new(Self { file, clock, lease, commands: Some(commands), writer: Some(thread) }))
+        let (commands, writer) = (Some(commands), Some(thread));
+        Ok(Arc::new(Self { file, clock, lease, registrations, commands, writer }))
+    }
+
+    fn registrations(&self) -> MutexGuard<'_, Registrations> {
+        self.registrations.lock().expect("no holder panics")
     }
 
     /// Has the writer do something, and waits for its answer.
@@ -102,6 +111,10 @@ impl EmbeddedStore {
         &self,
         read: impl Fn(&file::View) -> Result<T, redb::Error> + Send + Clone + 'static,
     ) -> Result<T, Error> {
+        let expired = self.registrations().expired(self.clock.monotonic());
+        if !expired.is_empty() {
+            self.ask(Command::Expire).await?;
+        }
         loop {
             let (file, read) = (self.file.clone(), read.clone());
             let result = tokio::task::spawn_blocking(move || file.read(read)).await;
@@ -127,6 +140,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn commit(&self, batch: Batch) -> Result<Revision, Error> {
+        batch.check_size()?;
         self.ask(|reply| Command::Commit(batch, reply)).await
     }
 
@@ -147,6 +161,32 @@ impl Store for EmbeddedStore {
 
     async fn resign(&self, fence: &Fence) -> Result<(), Error> {
         self.ask(|reply| Command::Resign(fence.clone(), reply)).await
+    }
+
+    async fn register(&self, registration: &Registration) -> Result<Registered, Error> {
+        self.ask(|reply| Command::Register(registration.clone(), reply)).await
+    }
+
+    async fn keep_registered(&self, registered: &Registered) -> Result<(), Error> {
+        self.registrations().keep_alive(registered, self.clock.monotonic())
+    }
+
+    async fn deregister(&self, registered: &Registered) -> Result<(), Error> {
+        self.ask(|reply| Command::Deregister(registered.clone(), reply)).await
+    }
+
+    async fn health(&self) -> Result<Health, Error> {
+        let path = self.file.path().to_owned();
+        let size = tokio::fs::metadata(&path)
+            .await
+            .map_err(|error| Error::Unavailable(format!("{}: {error}", path.display())))?;
+        let endpoint = Endpoint {
+            address: path.display().to_string(),
+            healthy: self.file.database().is_some(),
+            message: format!("{} bytes", size.len()),
+        };
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Ok(Health { version, endpoints: vec![endpoint], warnings: Vec::new() })
     }
 
     fn kind(&self) -> &'static str {

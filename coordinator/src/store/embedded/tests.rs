@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     record::key,
     store::{
-        conformance::{Bench, candidate, conformance_suite, put, value, win},
+        conformance::{Bench, candidate, conformance_suite, put, value, win, write},
         hub::{HISTORY_COMMITS, WATCH_QUEUE},
     },
 };
@@ -48,7 +48,10 @@ impl Bench for EmbeddedBench {
         Self { clock, store, folder }
     }
 
-    const MORE_THAN_HISTORY: usize = HISTORY_COMMITS + 1;
+    async fn forget_history(&self) {
+        write(&self.store(), HISTORY_COMMITS).await;
+    }
+
     const MORE_THAN_QUEUE: usize = WATCH_QUEUE + 1;
 }
 

@@ -11,10 +11,11 @@ use super::file::{ENTRIES, EPOCH, NUMBERS, Numbers, REVISION, StoreFile};
 use crate::{
     record::{self, Leader, key},
     store::{
-        Batch, Campaign, Candidate, Commit, Error, Fence, Watch,
+        Batch, Campaign, Candidate, Commit, Error, Fence, Registered, Registration, Watch,
         apply::{Refusal, Rows, apply},
         hub::Hub,
         lease::Lease,
+        registrations::Registrations,
     },
 };
 
@@ -26,6 +27,10 @@ pub(super) enum Command {
     Commit(Batch, Reply<Revision>),
     Campaign(Candidate, Reply<Campaign>),
     Resign(Fence, Reply<()>),
+    Register(Registration, Reply<Registered>),
+    Deregister(Registered, Reply<()>),
+    /// Delete the records of registrations whose time is over.
+    Expire(Reply<()>),
     Watch {
         prefix: String,
         after: Revision,
@@ -35,11 +40,18 @@ pub(super) enum Command {
     Open(Reply<()>),
 }
 
+/// What is leased, and to whom.
+pub(super) struct Leases {
+    pub(super) leader: Arc<Mutex<Lease>>,
+    pub(super) members: Arc<Mutex<Registrations>>,
+}
+
 /// The writer's state.
 pub(super) struct Writer {
     file: Arc<StoreFile>,
     clock: SharedClock,
     lease: Arc<Mutex<Lease>>,
+    registrations: Arc<Mutex<Registrations>>,
     hub: Hub,
     /// What the file holds.
     numbers: Numbers,
@@ -75,16 +87,21 @@ impl Writer {
         file: Arc<StoreFile>,
         numbers: Numbers,
         clock: SharedClock,
-        lease: Arc<Mutex<Lease>>,
+        leases: Leases,
     ) -> Self {
         let hub = Hub::new(numbers.revision);
-        Self { file, clock, lease, hub, numbers, unsettled: Vec::new() }
+        let Leases { leader: lease, members: registrations } = leases;
+        Self { file, clock, lease, registrations, hub, numbers, unsettled: Vec::new() }
     }
 
-    /// Removes the leader record of a process that is gone: it held the file's lock, which is
-    /// ours now.
-    pub(super) fn forget_former_leader(&mut self) -> Result<(), Error> {
-        self.transact(|step| step.apply(&Batch::unfenced().delete(key::LEADER)))??;
+    /// Removes the leader record and the registrations of a process that is gone: it held the
+    /// file's lock, which is ours now.
+    pub(super) fn forget_former_process(&mut self) -> Result<(), Error> {
+        let members = self.file.read(|view| view.list(key::MEMBERS)).transpose()?;
+        let members = members.map_or_else(Vec::new, |members| members.entries);
+        let batch = Batch::unfenced().delete(key::LEADER);
+        let batch = members.into_iter().fold(batch, |batch, member| batch.delete(member.key));
+        self.transact(|step| step.apply(&batch))??;
         Ok(())
     }
 
@@ -109,6 +126,13 @@ impl Writer {
                 }
                 Command::Campaign(candidate, reply) => answer(reply, self.campaign(&candidate)),
                 Command::Resign(fence, reply) => answer(reply, self.resign(&fence)),
+                Command::Register(registration, reply) => {
+                    answer(reply, self.register(&registration));
+                }
+                Command::Deregister(registered, reply) => {
+                    answer(reply, self.deregister(&registered));
+                }
+                Command::Expire(reply) => answer(reply, self.expire()),
                 Command::Watch { prefix, after, reply } => {
                     let watch = self.open().and_then(|()| self.hub.watch(&prefix, after));
                     answer(reply, watch);
@@ -170,6 +194,30 @@ impl Writer {
         if lock(&self.lease).is_last(fence) {
             self.transact(|step| step.apply(&Batch::unfenced().delete(key::LEADER)))??;
             lock(&self.lease).release(fence);
+        }
+        Ok(())
+    }
+
+    fn register(&mut self, registration: &Registration) -> Result<Registered, Error> {
+        let Registration { key, value, .. } = registration;
+        self.transact(|step| step.apply(&Batch::unfenced().put(key, value.clone())))??;
+        Ok(lock(&self.registrations).grant(registration, self.clock.monotonic()))
+    }
+
+    fn deregister(&mut self, registered: &Registered) -> Result<(), Error> {
+        if lock(&self.registrations).is_current(registered) {
+            self.transact(|step| step.apply(&Batch::unfenced().delete(&registered.key)))??;
+            lock(&self.registrations).release(&registered.key);
+        }
+        Ok(())
+    }
+
+    fn expire(&mut self) -> Result<(), Error> {
+        let expired = lock(&self.registrations).expired(self.clock.monotonic());
+        let batch = expired.iter().fold(Batch::unfenced(), Batch::delete);
+        self.transact(|step| step.apply(&batch))??;
+        for key in &expired {
+            lock(&self.registrations).release(key);
         }
         Ok(())
     }
@@ -307,8 +355,8 @@ impl Rows for Step<'_> {
     }
 }
 
-fn lock(lease: &Mutex<Lease>) -> MutexGuard<'_, Lease> {
-    lease.lock().expect("no holder panics")
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().expect("no holder panics")
 }
 
 fn answer<T>(reply: Reply<T>, outcome: Result<T, Error>) {

@@ -9,9 +9,11 @@ use std::{
 use chancery_shared::{name::NodeName, telemetry};
 
 mod reader;
+mod store;
 
 pub use reader::{Problem, Problems};
 use reader::{Reader, Section};
+pub use store::StoreConfig;
 
 /// The coordinator's configuration.
 #[derive(Clone, Debug)]
@@ -44,16 +46,6 @@ pub struct Config {
     pub orders_retry_first: Duration,
     /// Logs.
     pub log: telemetry::Options,
-}
-
-/// Where coordinators keep what they agree on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreConfig {
-    /// In a file of this machine.
-    Embedded {
-        /// The file.
-        path: PathBuf,
-    },
 }
 
 /// Why there is no configuration.
@@ -98,7 +90,7 @@ const ROOT_KEYS: [&str; 10] =
 /// `None` only if something required is missing, which is then noted.
 fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<Config> {
     let node = read_node(reader, root);
-    let store = read_store(reader, root);
+    let store = store::read(reader, root);
     let seal_key_file = read_seal(reader, root);
     let lease_ttl = read_lease(reader, root);
     let (agents_listen, identity_lifetime) = read_agents(reader, root);
@@ -131,22 +123,6 @@ fn read_node<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<Node
         return None;
     }
     reader.parsed(root, "node", str::parse, "")
-}
-
-fn read_store<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<StoreConfig> {
-    let mut store = reader.table(root, "store");
-    let result = if store.has("embedded") {
-        let mut embedded = reader.table(&mut store, "embedded");
-        let path = required_path(reader, &mut embedded, "path", "\"/var/lib/chancery/store.redb\"");
-        reader.finish(&embedded, &["path"]);
-        path.map(|path| StoreConfig::Embedded { path })
-    } else {
-        let example = "store.embedded = { path = \"/var/lib/chancery/store.redb\" }";
-        reader.missing(&store, "embedded", example);
-        None
-    };
-    reader.finish(&store, &["embedded"]);
-    result
 }
 
 fn read_seal<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<PathBuf> {

@@ -6,36 +6,26 @@
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
-use chancery_shared::{
-    clock::{SharedClock, SystemClock},
-    number::Epoch,
-    retry::Policy,
-};
+use chancery_shared::clock::{SharedClock, SystemClock};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::{
-        broadcast::{self, error::RecvError},
-        watch,
-    },
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
+pub mod coordinator;
+mod leader;
+
+use self::coordinator::{Coordinator, Options, Parts};
 use crate::{
     api::{self, Api, Socket, SocketError, SocketOptions},
     authority,
     challenge::http01,
     config::{Config, StoreConfig},
-    election::{self, Election, Leadership},
-    events::{self, Events},
     http,
-    metrics::Metrics,
-    mirror::{Mirror, Touched},
-    order::{self, Orders},
-    record::EventKind,
-    scheduler::Scheduler,
-    seal::{self, KeyFile, Sealer, rotation},
+    order::{self, Outside},
+    seal::{self, KeyFile},
     status::{About, Presence, Status},
     store::{self, Store, embedded::EmbeddedStore},
 };
@@ -166,11 +156,8 @@ async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, E
 
 /// A running coordinator.
 struct Running {
-    election: Election,
+    coordinator: Coordinator,
     servers: JoinSet<(&'static str, String)>,
-    events: tokio::task::JoinHandle<()>,
-    stop_events: CancellationToken,
-    leader: tokio::task::JoinHandle<()>,
 }
 
 impl Running {
@@ -182,27 +169,21 @@ impl Running {
         let clock = SystemClock::shared();
         let key_file = KeyFile::load(&config.seal_key_file)?;
         let store = open_store(&config.store, clock.clone())?;
-        let sealer = seal::bootstrap(&*store, &key_file, clock.now()).await?;
-        let mirror = Mirror::start(store.clone(), shutdown.clone()).await?;
-        let options =
-            election::Options { node: config.node.clone(), ttl: config.lease_ttl, drain: DRAIN };
-        let election = election::start(store.clone(), clock.clone(), options, shutdown.clone());
-        let leadership = election.subscribe();
-        let metrics = Arc::new(Metrics::default());
-        let stop_events = CancellationToken::new();
-        let (events, events_task) = start_events(
-            &config,
-            store.clone(),
-            clock.clone(),
-            metrics.clone(),
-            leadership.clone(),
-            stop_events.clone(),
-        );
-        let parts = Parts { store, mirror, sealer, events, metrics, clock, leadership };
-        let leader = tokio::spawn(lead(parts.clone(), config.clone(), shutdown.clone()));
-        let servers = serve(parts, &config, listeners, &shutdown).await?;
+        let options = Options {
+            node: config.node.clone(),
+            lease_ttl: config.lease_ttl,
+            orders: order::Options {
+                deadline: config.orders_deadline,
+                retry_first: config.orders_retry_first,
+            },
+            concurrency: config.orders_concurrency,
+        };
+        let outside = Outside::default();
+        let coordinator =
+            Coordinator::start(options, store, &key_file, clock, outside, shutdown.clone()).await?;
+        let servers = serve(coordinator.parts.clone(), &config, listeners, &shutdown).await?;
         tracing::info!(node = %config.node, "running");
-        Ok(Self { election, servers, events: events_task, stop_events, leader })
+        Ok(Self { coordinator, servers })
     }
 
     /// Resolves if a listener ends although nobody asked it to.
@@ -215,50 +196,23 @@ impl Running {
     }
 
     /// After the shutdown was asked for: resolves when the lease is given up and all is written.
-    async fn stopped(mut self) {
-        let _ = self.leader.await;
-        self.election.stopped().await;
-        // A peer that keeps its connection open must not cost the last events.
-        let servers = async { while self.servers.join_next().await.is_some() {} };
-        if tokio::time::timeout(DRAIN, servers).await.is_err() {
-            tracing::warn!("some connections did not end in time");
-        }
-        // Last, so that nothing of what happened above is missing.
-        self.stop_events.cancel();
-        let _ = self.events.await;
+    async fn stopped(self) {
+        let Self { coordinator, mut servers } = self;
+        let servers = async {
+            // A peer that keeps its connection open must not cost the last events.
+            let all = async { while servers.join_next().await.is_some() {} };
+            if tokio::time::timeout(DRAIN, all).await.is_err() {
+                tracing::warn!("some connections did not end in time");
+            }
+        };
+        coordinator.stopped(servers).await;
     }
-}
-
-/// What the parts below have in common.
-#[derive(Clone)]
-struct Parts {
-    store: Arc<dyn Store>,
-    mirror: Arc<Mirror>,
-    sealer: Sealer,
-    events: Events,
-    metrics: Arc<Metrics>,
-    clock: SharedClock,
-    leadership: watch::Receiver<Option<Leadership>>,
 }
 
 fn open_store(config: &StoreConfig, clock: SharedClock) -> Result<Arc<dyn Store>, store::Error> {
     match config {
         StoreConfig::Embedded { path } => Ok(EmbeddedStore::open(path, clock)?),
     }
-}
-
-fn start_events(
-    config: &Config,
-    store: Arc<dyn Store>,
-    clock: SharedClock,
-    metrics: Arc<Metrics>,
-    leadership: watch::Receiver<Option<Leadership>>,
-    stop: CancellationToken,
-) -> (Events, tokio::task::JoinHandle<()>) {
-    let epoch = move || leadership.borrow().as_ref().map_or(Epoch(0), Leadership::epoch);
-    let options =
-        events::Options { node: config.node.clone(), clock, epoch: Box::new(epoch), metrics };
-    Events::start(store, options, stop)
 }
 
 /// Starts everything that others connect to.
@@ -328,137 +282,7 @@ fn spawn<E: std::fmt::Display>(
     });
 }
 
-/// Does the leader's work whenever this coordinator leads.
-async fn lead(parts: Parts, config: Config, shutdown: CancellationToken) {
-    let orders = Arc::new(Orders::new(
-        order::Parts {
-            store: parts.store.clone(),
-            mirror: parts.mirror.clone(),
-            sealer: parts.sealer.clone(),
-            events: parts.events.clone(),
-            metrics: parts.metrics.clone(),
-            clock: parts.clock.clone(),
-        },
-        order::Options { deadline: config.orders_deadline, retry_first: config.orders_retry_first },
-    ));
-    let mut terms = parts.leadership.clone();
-    let follow = follow_seal(&parts);
-    let work = async {
-        loop {
-            let Some(leadership) = terms.borrow_and_update().clone() else {
-                if terms.changed().await.is_err() {
-                    return;
-                }
-                continue;
-            };
-            one_term(&parts, &orders, &config, leadership).await;
-        }
-    };
-    tokio::select! {
-        () = work => {}
-        () = follow => {}
-        () = shutdown.cancelled() => {}
-    }
-}
-
-/// The leader's work for one term.
-async fn one_term(parts: &Parts, orders: &Arc<Orders>, config: &Config, leadership: Leadership) {
-    let work = async {
-        let message = format!("{} leads, epoch {}", config.node, leadership.epoch());
-        parts.events.record(EventKind::LeaderElected, config.node.as_str(), message);
-        let scheduler = Scheduler::new(
-            parts.mirror.clone(),
-            orders.clone(),
-            parts.clock.clone(),
-            leadership.clone(),
-            config.orders_concurrency,
-        );
-        // Side by side: an internal CA that cannot be made or read must not stop renewals.
-        tokio::join!(
-            ensure_authority(parts, &leadership),
-            scheduler.run(),
-            reseal(parts, &leadership)
-        );
-    };
-    tokio::select! {
-        () = work => {}
-        () = leadership.ended() => {}
-    }
-}
-
-async fn ensure_authority(parts: &Parts, leadership: &Leadership) {
-    let mut waits = Policy::CONNECT.waits();
-    while let Err(error) =
-        authority::ensure(&*parts.store, leadership, &parts.sealer, &parts.clock).await
-    {
-        tracing::warn!(%error, "the internal CA cannot be made yet");
-        tokio::time::sleep(waits.next_wait()).await;
-    }
-}
-
-/// Loads data keys that another coordinator, or an operator through this one, has made.
-async fn follow_seal(parts: &Parts) {
-    let mut touched = parts.mirror.touched();
-    // At once as well: they may have changed since they were loaded.
-    loop {
-        let ring = parts.mirror.read().seal.as_ref().map(|ring| ring.record.clone());
-        if let Some(ring) = ring
-            && let Err(error) = parts.sealer.reload(&ring)
-        {
-            tracing::error!(%error, "the data keys cannot be loaded");
-        }
-        if !seal_touched(&mut touched).await {
-            return;
-        }
-    }
-}
-
-/// Moves records to the active data key as long as there are older keys.
-async fn reseal(parts: &Parts, leadership: &Leadership) {
-    let mut touched = parts.mirror.touched();
-    loop {
-        let keys = parts.mirror.read().seal.as_ref().map_or(0, |ring| ring.record.keys.len());
-        if keys > 1 {
-            reseal_once(parts, leadership).await;
-            // Orders under way keep their key, and keys are dropped late: look again.
-            tokio::time::sleep(RESEAL_PAUSE).await;
-        } else if !seal_touched(&mut touched).await {
-            return;
-        }
-    }
-}
-
-async fn reseal_once(parts: &Parts, leadership: &Leadership) {
-    let now = parts.clock.now();
-    match rotation::reseal(&*parts.store, leadership, &parts.sealer, now).await {
-        Ok(progress) if progress.dropped.is_empty() => {
-            tracing::debug!(?progress, "older data keys are still needed");
-        }
-        Ok(progress) => {
-            let message = format!(
-                "every record is sealed under the active data key; dropped data key {}",
-                progress.dropped.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-            );
-            parts.events.record(EventKind::SealRotated, "seal", message);
-        }
-        Err(error) => tracing::warn!(%error, "records cannot be sealed again yet"),
-    }
-}
-
-/// Resolves when a commit has touched the data keys; `false` if there will be no more commits.
-async fn seal_touched(touched: &mut broadcast::Receiver<Arc<Touched>>) -> bool {
-    loop {
-        match touched.recv().await {
-            Ok(touched) if !touched.seal && !touched.everything => {}
-            Ok(_) | Err(RecvError::Lagged(_)) => return true,
-            Err(RecvError::Closed) => return false,
-        }
-    }
-}
-
 /// How long what has begun may take to end before the lease is given up.
 const DRAIN: Duration = Duration::from_secs(2);
-/// Between looks at records that are still under an older data key.
-const RESEAL_PAUSE: Duration = Duration::from_mins(1);
 /// How long a stop may take in all.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);

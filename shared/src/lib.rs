@@ -12,11 +12,13 @@
 //! | [`tls`] | client and server TLS with the internal CA |
 //! | [`join_token`] | the credential that an operator hands to a new agent |
 //! | [`durable`] | files written so that they survive kill -9 and power loss |
+//! | [`dice`] | dice for jitter, which a simulation can load |
 //! | [`retry`] | jittered back-off, in one place |
 //! | [`telemetry`] | logs |
 //! | [`failpoint`] | named places where a test may kill the process |
 
 pub mod clock;
+pub mod dice;
 pub mod durable;
 pub mod failpoint;
 pub mod identifier;

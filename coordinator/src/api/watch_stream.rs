@@ -149,12 +149,13 @@ impl Session {
         // A key may be sealed under a data key that is still on its way to this coordinator.
         let left = left.min(if self.unsealed { LONGEST_WAIT } else { UNSEAL_AGAIN });
         tokio::select! {
-            // Fails only when the mirror is gone, and then everything is.
-            _ = self.signal.changed() => Ok(()),
-            () = tokio::time::sleep(left) => Ok(()),
+            biased;
             () = self.shutdown.cancelled() => {
                 Err(Status::unavailable("this coordinator is stopping; connect to another"))
             }
+            // Fails only when the mirror is gone, and then everything is.
+            _ = self.signal.changed() => Ok(()),
+            () = tokio::time::sleep(left) => Ok(()),
         }
     }
 

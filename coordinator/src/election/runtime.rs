@@ -2,8 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use aws_lc_rs::rand;
-use chancery_shared::{clock::SharedClock, retry::Policy};
+use chancery_shared::{clock::SharedClock, dice, retry::Policy};
 use tokio::{
     sync::{mpsc, watch},
     task::{AbortHandle, Id, JoinError, JoinSet},
@@ -39,7 +38,7 @@ pub(super) async fn run(
     let mut event = Event::Woken;
     let mut told_to_stop = false;
     loop {
-        for action in machine.handle(clock.monotonic(), event, roll()) {
+        for action in machine.handle(clock.monotonic(), event, dice::roll()) {
             if action == Action::Stop {
                 return;
             }
@@ -250,11 +249,4 @@ async fn tell_until_lost(
 fn vacant(tell: &mpsc::Sender<()>) {
     // One that is still waiting to be heard says as much as two.
     let _ = tell.try_send(());
-}
-
-/// A random number from 0 to 1.
-fn roll() -> f64 {
-    let mut bytes = [0; 4];
-    rand::fill(&mut bytes).expect("the operating system's random source works");
-    f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
 }

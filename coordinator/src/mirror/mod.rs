@@ -10,8 +10,11 @@
 //! operator who follows one certificate. Nobody scans on a timer.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, RwLock, RwLockReadGuard},
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use chancery_shared::{
@@ -19,7 +22,7 @@ use chancery_shared::{
     number::Revision,
     retry::Policy,
 };
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::{Commit, Error, Store};
@@ -31,11 +34,13 @@ pub use view::{Table, Versioned, View};
 /// A coordinator's own copy of the store.
 pub struct Mirror {
     view: RwLock<View>,
-    revision: watch::Sender<Revision>,
+    revision: AtomicU64,
+    /// Told after each change of `revision`. All who wait are woken in the order in which they came.
+    moved: Notify,
     health: watch::Sender<Health>,
     touched: broadcast::Sender<Arc<Touched>>,
     /// Bumped for an agent when what it may have, or whether it may be here, has changed.
-    agents: Mutex<HashMap<AgentName, watch::Sender<u64>>>,
+    agents: Mutex<BTreeMap<AgentName, watch::Sender<u64>>>,
 }
 
 /// Whether the store can be followed now.
@@ -73,7 +78,8 @@ impl Mirror {
     ) -> Result<Arc<Self>, Error> {
         let view = View::of(&store.list("").await?);
         let mirror = Arc::new(Self {
-            revision: watch::Sender::new(view.revision),
+            revision: AtomicU64::new(view.revision.0),
+            moved: Notify::new(),
             view: RwLock::new(view),
             health: watch::Sender::new(Health::Following),
             touched: broadcast::Sender::new(TOUCHED_QUEUE),
@@ -95,13 +101,19 @@ impl Mirror {
 
     /// The revision that the view shows.
     pub fn revision(&self) -> Revision {
-        *self.revision.borrow()
+        Revision(self.revision.load(Ordering::Acquire))
     }
 
     /// Resolves once the view shows `revision`: read your own writes. Cancel-safe.
     pub async fn wait_for(&self, revision: Revision) {
-        // The sender lives as long as `self`, so this cannot fail.
-        let _ = self.revision.subscribe().wait_for(|shown| *shown >= revision).await;
+        loop {
+            // First, so that a change between the look and the wait is heard.
+            let moved = self.moved.notified();
+            if self.revision() >= revision {
+                return;
+            }
+            moved.await;
+        }
     }
 
     /// Whether the store can be followed.
@@ -167,7 +179,7 @@ impl Mirror {
         let revision = view.revision;
         *self.view.write().expect("no writer panics") = view;
         self.health.send_replace(Health::Following);
-        self.revision.send_replace(revision);
+        self.show(revision);
         for signal in self.agents.lock().expect("no holder panics").values() {
             signal.send_modify(|count| *count += 1);
         }
@@ -192,10 +204,15 @@ impl Mirror {
             affected.extend(touched.agents.iter().cloned());
             affected
         };
-        self.revision.send_replace(commit.revision);
+        self.show(commit.revision);
         self.signal(&affected);
         // No receiver is no error.
         let _ = self.touched.send(Arc::new(touched));
+    }
+
+    fn show(&self, revision: Revision) {
+        self.revision.store(revision.0, Ordering::Release);
+        self.moved.notify_waiters();
     }
 
     fn signal(&self, affected: &BTreeSet<AgentName>) {

@@ -224,8 +224,9 @@ impl Drive<'_> {
         let mut waits = POLL.waits();
         loop {
             tokio::select! {
-                () = tokio::time::sleep(waits.next_wait()) => {}
+                biased;
                 () = self.leadership.ended() => return Err(Error::SteppedDown),
+                () = tokio::time::sleep(waits.next_wait()) => {}
             }
             if known(&mut self.at_ca)?.refresh().await?.status != status {
                 return Ok(());

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chancery_shared::{
     clock::SharedClock,
+    key_type::KeyType,
     name::{CertName, IssuerName},
     number::{Generation, Revision},
     secret::Secret,
@@ -37,6 +38,30 @@ pub struct Journal {
     mirror: Arc<Mirror>,
     sealer: Sealer,
     clock: SharedClock,
+    generate: Generate,
+}
+
+/// How the private keys of orders are made.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Generate {
+    /// On a thread of its own: an RSA key takes a second.
+    #[default]
+    Aside,
+    /// Where it is asked for, so that the order of events depends on nothing but a seed.
+    InPlace,
+}
+
+impl Generate {
+    async fn key(self, key_type: KeyType) -> Result<Secret, Error> {
+        let generated = match self {
+            Self::Aside => tokio::task::spawn_blocking(move || key_type.generate())
+                .await
+                .map_err(|error| Error::Crypto(error.to_string()))?,
+            Self::InPlace => key_type.generate(),
+        };
+        let pair = generated.map_err(|error| Error::Crypto(error.to_string()))?;
+        Ok(Secret::new(pair.serialize_der()))
+    }
 }
 
 /// A journal entry and when it was written.
@@ -66,8 +91,9 @@ impl Journal {
         mirror: Arc<Mirror>,
         sealer: Sealer,
         clock: SharedClock,
+        generate: Generate,
     ) -> Self {
-        Self { store, mirror, sealer, clock }
+        Self { store, mirror, sealer, clock, generate }
     }
 
     /// The live order of a certificate.
@@ -102,11 +128,7 @@ impl Journal {
         let name = &spec.name;
         let generation = self.mirror.read().next_generation(name, wanted.state.generation);
         let key_type = spec.key_type;
-        let pkcs8 = tokio::task::spawn_blocking(move || key_type.generate())
-            .await
-            .map_err(|error| Error::Crypto(error.to_string()))?
-            .map_err(|error| Error::Crypto(error.to_string()))?;
-        let pkcs8 = Secret::new(pkcs8.serialize_der());
+        let pkcs8 = self.generate.key(key_type).await?;
         let now = self.clock.now();
         let order = Order {
             id: Uuid::now_v7(),

@@ -51,7 +51,7 @@ pub use patience::Tries;
 use self::{
     account::{Accounts, Connect},
     drive::Drive,
-    journal::{Entry, Journal},
+    journal::{Entry, Generate, Journal},
     patience::{Pauses, Visit},
 };
 use crate::{
@@ -136,18 +136,35 @@ pub struct Parts {
     pub clock: SharedClock,
 }
 
-impl Orders {
-    /// Orders made with `parts`.
-    pub fn new(parts: Parts, options: Options) -> Self {
-        Self::with(parts, options, Arc::new(ca::connect))
-    }
+/// What orders reach through to what is neither the store nor this process's one thread. The
+/// default is the real thing; the simulation has its own.
+#[derive(Clone)]
+pub struct Outside {
+    /// Makes the clients for CAs.
+    pub connect: Connect,
+    /// Makes the keys of certificates.
+    pub generate: Generate,
+}
 
-    /// Orders made with `parts` at CAs that `connect` reaches.
-    fn with(parts: Parts, options: Options, connect: Connect) -> Self {
+impl Default for Outside {
+    fn default() -> Self {
+        Self { connect: Arc::new(ca::connect), generate: Generate::default() }
+    }
+}
+
+impl Orders {
+    /// Orders made with `parts` at CAs that are reached through `outside`.
+    pub fn new(parts: Parts, options: Options, outside: Outside) -> Self {
         let Parts { store, mirror, sealer, events, metrics, clock } = parts;
         Self {
-            journal: Journal::new(store.clone(), mirror.clone(), sealer.clone(), clock.clone()),
-            accounts: Accounts::new(store, sealer, connect),
+            journal: Journal::new(
+                store.clone(),
+                mirror.clone(),
+                sealer.clone(),
+                clock.clone(),
+                outside.generate,
+            ),
+            accounts: Accounts::new(store, sealer, outside.connect),
             pauses: Pauses::default(),
             mirror,
             events,

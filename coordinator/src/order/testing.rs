@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Options, Orders, Outcome, Parts, Tries, ca::Fault};
+use super::{Options, Orders, Outcome, Outside, Parts, Tries, ca::Fault};
 use crate::{
     election::{Leadership, testing::lead},
     events::{self, Events},
@@ -285,8 +285,11 @@ impl World {
             clock: clock.clone(),
         };
         let options = Options { deadline: DEADLINE, retry_first: Duration::from_mins(1) };
-        let orders =
-            Orders::with(parts, options, Arc::new(move |_| Ok(Box::new(Client(cas.clone())))));
+        let outside = Outside {
+            connect: Arc::new(move |_| Ok(Box::new(Client(cas.clone())))),
+            ..Outside::default()
+        };
+        let orders = Orders::new(parts, options, outside);
         let world = Self {
             store,
             mirror,

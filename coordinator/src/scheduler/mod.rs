@@ -98,6 +98,8 @@ impl Scheduler {
             self.start_due();
             let nap = self.nap();
             tokio::select! {
+                // Each turn of the loop starts what is due, so nothing here can starve that.
+                biased;
                 () = &mut ended => break,
                 nudge = touched.recv() => match nudge {
                     Ok(touched) => self.look_at_touched(&touched),

@@ -1,7 +1,7 @@
 //! Places for orders under way: so many for each issuer, and a line in front of those that are
 //! taken.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chancery_shared::name::{CertName, IssuerName};
 
@@ -10,7 +10,7 @@ use chancery_shared::name::{CertName, IssuerName};
 pub(super) struct Places {
     each: usize,
     taken: HashMap<CertName, Option<IssuerName>>,
-    issuers: HashMap<Option<IssuerName>, Issuer>,
+    issuers: BTreeMap<Option<IssuerName>, Issuer>,
     /// Where those stand who wait.
     waiting: HashMap<CertName, (Option<IssuerName>, u64)>,
     /// Counts those who ever waited, so that the first to come is the first to be served.
@@ -29,7 +29,7 @@ impl Places {
         Self {
             each,
             taken: HashMap::new(),
-            issuers: HashMap::new(),
+            issuers: BTreeMap::new(),
             waiting: HashMap::new(),
             arrivals: 0,
         }

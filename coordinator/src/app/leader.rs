@@ -1,0 +1,157 @@
+//! What a coordinator does while it leads, and what it does so that it can.
+
+use std::{sync::Arc, time::Duration};
+
+use chancery_shared::retry::Policy;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio_util::sync::CancellationToken;
+
+use super::coordinator::{Options, Parts};
+use crate::{
+    authority,
+    election::Leadership,
+    mirror::Touched,
+    order::{self, Orders, Outside},
+    record::EventKind,
+    scheduler::Scheduler,
+    seal::rotation,
+};
+
+/// Does the leader's work whenever this coordinator leads.
+pub(super) async fn lead(
+    parts: Parts,
+    options: Options,
+    outside: Outside,
+    shutdown: CancellationToken,
+) {
+    let orders = Arc::new(Orders::new(
+        order::Parts {
+            store: parts.store.clone(),
+            mirror: parts.mirror.clone(),
+            sealer: parts.sealer.clone(),
+            events: parts.events.clone(),
+            metrics: parts.metrics.clone(),
+            clock: parts.clock.clone(),
+        },
+        options.orders,
+        outside,
+    ));
+    let mut terms = parts.leadership.clone();
+    let follow = follow_seal(&parts);
+    let work = async {
+        loop {
+            let Some(leadership) = terms.borrow_and_update().clone() else {
+                if terms.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            one_term(&parts, &orders, &options, leadership).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => {}
+        () = work => {}
+        () = follow => {}
+    }
+}
+
+/// The leader's work for one term.
+async fn one_term(parts: &Parts, orders: &Arc<Orders>, options: &Options, leadership: Leadership) {
+    let work = async {
+        let message = format!("{} leads, epoch {}", options.node, leadership.epoch());
+        parts.events.record(EventKind::LeaderElected, options.node.as_str(), message);
+        let scheduler = Scheduler::new(
+            parts.mirror.clone(),
+            orders.clone(),
+            parts.clock.clone(),
+            leadership.clone(),
+            options.concurrency,
+        );
+        // Side by side: an internal CA that cannot be made or read must not stop renewals.
+        tokio::join!(
+            ensure_authority(parts, &leadership),
+            scheduler.run(),
+            reseal(parts, &leadership)
+        );
+    };
+    tokio::select! {
+        biased;
+        () = leadership.ended() => {}
+        () = work => {}
+    }
+}
+
+async fn ensure_authority(parts: &Parts, leadership: &Leadership) {
+    let mut waits = Policy::CONNECT.waits();
+    while let Err(error) =
+        authority::ensure(&*parts.store, leadership, &parts.sealer, &parts.clock).await
+    {
+        tracing::warn!(%error, "the internal CA cannot be made yet");
+        tokio::time::sleep(waits.next_wait()).await;
+    }
+}
+
+/// Loads data keys that another coordinator, or an operator through this one, has made.
+async fn follow_seal(parts: &Parts) {
+    let mut touched = parts.mirror.touched();
+    // At once as well: they may have changed since they were loaded.
+    loop {
+        let ring = parts.mirror.read().seal.as_ref().map(|ring| ring.record.clone());
+        if let Some(ring) = ring
+            && let Err(error) = parts.sealer.reload(&ring)
+        {
+            tracing::error!(%error, "the data keys cannot be loaded");
+        }
+        if !seal_touched(&mut touched).await {
+            return;
+        }
+    }
+}
+
+/// Moves records to the active data key as long as there are older keys.
+async fn reseal(parts: &Parts, leadership: &Leadership) {
+    let mut touched = parts.mirror.touched();
+    loop {
+        let keys = parts.mirror.read().seal.as_ref().map_or(0, |ring| ring.record.keys.len());
+        if keys > 1 {
+            reseal_once(parts, leadership).await;
+            // Orders under way keep their key, and keys are dropped late: look again.
+            tokio::time::sleep(RESEAL_PAUSE).await;
+        } else if !seal_touched(&mut touched).await {
+            return;
+        }
+    }
+}
+
+async fn reseal_once(parts: &Parts, leadership: &Leadership) {
+    let now = parts.clock.now();
+    match rotation::reseal(&*parts.store, leadership, &parts.sealer, now).await {
+        Ok(progress) if progress.dropped.is_empty() => {
+            tracing::debug!(?progress, "older data keys are still needed");
+        }
+        Ok(progress) => {
+            let message = format!(
+                "every record is sealed under the active data key; dropped data key {}",
+                progress.dropped.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            );
+            parts.events.record(EventKind::SealRotated, "seal", message);
+        }
+        Err(error) => tracing::warn!(%error, "records cannot be sealed again yet"),
+    }
+}
+
+/// Resolves when a commit has touched the data keys; `false` if there will be no more commits.
+async fn seal_touched(touched: &mut broadcast::Receiver<Arc<Touched>>) -> bool {
+    loop {
+        match touched.recv().await {
+            Ok(touched) if !touched.seal && !touched.everything => {}
+            Ok(_) | Err(RecvError::Lagged(_)) => return true,
+            Err(RecvError::Closed) => return false,
+        }
+    }
+}
+
+/// Between looks at records that are still under an older data key.
+const RESEAL_PAUSE: Duration = Duration::from_mins(1);

@@ -7,14 +7,26 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::tools;
+
 /// The features under which everything is built and tested: places where a test may kill
 /// a program. Released binaries are built without.
 pub(crate) const TEST_FEATURES: &str = "chancery-coordinator/failpoints,chancery-agent/failpoints";
 
 /// The cargo that runs this program.
 pub(crate) fn cargo() -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    with_protoc(Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into())))
+}
+
+/// A command that builds, in the root of the workspace. The etcd client needs `protoc` for that:
+/// the one that [`tools::ensure`] fetched, unless somebody names another.
+fn with_protoc(mut command: Command) -> Command {
     command.current_dir(root());
+    if env::var_os("PROTOC").is_none()
+        && let Some(protoc) = tools::protoc()
+    {
+        command.env("PROTOC", protoc);
+    }
     command
 }
 
@@ -52,8 +64,8 @@ pub(crate) fn target() -> PathBuf {
 
 /// `nextest run` for the workspace, on top of a command that is cargo or cargo-nextest.
 /// The same flags as the build, so that nothing is compiled twice.
-pub(crate) fn nextest(mut command: Command) -> Command {
-    command.current_dir(root());
+pub(crate) fn nextest(command: Command) -> Command {
+    let mut command = with_protoc(command);
     command.args(["nextest", "run", "--workspace", "--all-targets"]);
     command.args(["--features", TEST_FEATURES]);
     command.args(locked());

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
-use crate::{cargo, licences, out, run, test, tidy};
+use crate::{cargo, licences, out, run, test, tidy, tools};
 
 /// Runs every step, and stops at the first that fails.
 pub(crate) fn ci() -> Result<()> {
@@ -10,6 +10,7 @@ pub(crate) fn ci() -> Result<()> {
         ("format", "cargo fmt --all", format),
         ("tidy", "cargo xtask tidy", tidy::check),
         ("licences and bans", "cargo xtask ci", licences::check),
+        ("tools", "cargo xtask tools", tools),
         ("clippy", "cargo clippy --workspace --all-targets", clippy),
         ("documentation", "cargo doc --workspace --no-deps", documentation),
         ("tests", "cargo xtask test", tests),
@@ -31,6 +32,10 @@ type Step = fn() -> Result<()>;
 
 fn format() -> Result<()> {
     run::run(cargo::cargo().args(["fmt", "--all", "--", "--check"]))
+}
+
+fn tools() -> Result<()> {
+    tools::ensure(false)
 }
 
 fn clippy() -> Result<()> {

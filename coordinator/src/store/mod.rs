@@ -417,6 +417,10 @@ pub enum Error {
     /// The store cannot be reached or cannot serve now; nothing was changed.
     #[error("the store is not available: {0}")]
     Unavailable(String),
+    /// The store refuses this coordinator, or a file that is needed to reach it cannot be used: an
+    /// operator has to see to it. Nothing was changed.
+    #[error("{0}")]
+    Misconfigured(String),
     /// The batch may or may not have been applied.
     #[error("it is not known whether the store applied the write: {0}")]
     OutcomeUnknown(String),

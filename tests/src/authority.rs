@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
 };
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::client::WantsClientCert;
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
 
 /// A root that signs certificates for servers on loopback.
@@ -16,7 +17,7 @@ pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// A certificate for a server, with its key.
+/// A certificate for a server or a client, with its key.
 pub struct ServerCertificate {
     /// The certificate.
     pub certificate: CertificateDer<'static>,
@@ -63,6 +64,12 @@ impl Authority {
     pub fn client_config(&self) -> Result<ClientConfig> {
         client_config(&self.root_pem())
     }
+
+    /// A client that trusts this root, and shows a certificate of it when it is asked for one.
+    pub fn client_config_showing(&self, own: &ServerCertificate) -> Result<ClientConfig> {
+        let config = with_roots(&self.root_pem())?;
+        Ok(config.with_client_auth_cert(vec![own.certificate.clone()], own.key.clone_key())?)
+    }
 }
 
 impl ServerCertificate {
@@ -88,12 +95,15 @@ impl ServerCertificate {
 
 /// A client that trusts the roots in this PEM and no others.
 pub fn client_config(roots_pem: &str) -> Result<ClientConfig> {
+    Ok(with_roots(roots_pem)?.with_no_client_auth())
+}
+
+fn with_roots(roots_pem: &str) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>> {
     let mut roots = RootCertStore::empty();
     for root in CertificateDer::pem_slice_iter(roots_pem.as_bytes()) {
         roots.add(root.context("the PEM of the roots cannot be read")?)?;
     }
     Ok(ClientConfig::builder_with_provider(chancery_shared::tls::provider())
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(Arc::new(roots))
-        .with_no_client_auth())
+        .with_root_certificates(Arc::new(roots)))
 }

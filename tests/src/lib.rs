@@ -4,8 +4,10 @@
 //! - [`scene`] gives a test its folder and its runtime, and shows the logs when it fails.
 //! - [`process`] starts a program; whatever happens, nothing it started outlives it.
 //! - [`pebble`] is the certificate authority, [`gate`] stands in front of it to count, hold
-//!   and spoil requests, [`nginx`] is what gets the certificates, [`tls_client`] looks
-//!   at what is served.
+//!   and spoil requests, [`nginx`] and [`haproxy`] are what get the certificates,
+//!   [`tls_client`] looks at what is served.
+//! - [`etcd`] and [`consul`] are clusters of the stores, whose members can be killed, paused
+//!   and cut off; [`netns`] is a network to cut.
 //! - [`coordinator`], [`agent`] and [`cli`] are our own programs, and [`world`] is all of
 //!   this together.
 //! - [`wait`] waits for a state. Nothing in here waits for time to pass.
@@ -16,10 +18,15 @@
 pub mod agent;
 pub mod authority;
 pub mod cli;
+pub mod consul;
 pub mod coordinator;
+pub mod etcd;
 pub mod gate;
+pub mod haproxy;
+pub mod netns;
 pub mod nginx;
 pub mod pebble;
+pub mod place;
 pub mod ports;
 pub mod process;
 pub mod scene;

@@ -154,9 +154,8 @@ impl Process {
         self.left_running = true;
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
-        rustix::process::kill_process(pid(self.id())?, signal)
-            .with_context(|| format!("{} cannot be signalled", self.name))
+    fn signal(&self, to_send: Signal) -> Result<()> {
+        signal(self.id(), to_send).with_context(|| format!("{} cannot be signalled", self.name))
     }
 }
 
@@ -171,9 +170,7 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
         for child in children {
-            if let Ok(pid) = pid(child) {
-                let _ = rustix::process::kill_process(pid, Signal::KILL);
-            }
+            let _ = signal(child, Signal::KILL);
         }
     }
 }
@@ -245,8 +242,10 @@ fn descendants(of: u32) -> Vec<u32> {
     found
 }
 
-fn pid(id: u32) -> Result<Pid> {
-    i32::try_from(id).ok().and_then(Pid::from_raw).context("not a process id")
+/// Sends a signal to the process with this id.
+pub(crate) fn signal(id: u32, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(id).ok().and_then(Pid::from_raw).context("not a process id")?;
+    rustix::process::kill_process(pid, signal).context("no signal can be sent")
 }
 
 #[cfg(test)]
@@ -290,7 +289,7 @@ mod tests {
         let children = descendants(process.id());
         assert_eq!(process.stop(wait::SOON).await.unwrap().code(), Some(7));
         for child in children {
-            rustix::process::kill_process(pid(child).unwrap(), Signal::KILL).unwrap();
+            signal(child, Signal::KILL).unwrap();
         }
     }
 

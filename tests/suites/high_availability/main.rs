@@ -1,0 +1,6 @@
+//! High availability: clusters of real stores, several coordinators, and what goes wrong
+//! between them.
+//!
+//! Network namespaces need root. Run it with `cargo xtask test high_availability`.
+
+mod harness;

@@ -76,7 +76,7 @@ impl Api {
                 self.metrics.write_fenced();
                 self.not_leading()
             }
-            Error::Unavailable(_) | Error::Compacted { .. } => {
+            Error::Unavailable(_) | Error::Misconfigured(_) | Error::Compacted { .. } => {
                 Status::unavailable(format!("{error}; nothing was changed"))
             }
             Error::OutcomeUnknown(_) => {

@@ -1,4 +1,4 @@
-//! A real coordinator on the embedded store.
+//! A real coordinator, on any store.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,11 +12,27 @@ use crate::cli::Cli;
 use crate::process::{self, Process};
 use crate::{ports, tls_client, tools, wait};
 
+/// Where a coordinator keeps what it knows.
+#[derive(Debug, Clone, Default)]
+pub enum Store {
+    /// In a file in its folder.
+    #[default]
+    Embedded,
+    /// In etcd, at these URLs.
+    Etcd(Vec<String>),
+    /// In Consul, at these URLs.
+    Consul(Vec<String>),
+}
+
 /// How a coordinator is to run.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Its name.
     pub node: String,
+    /// Where it keeps what it knows.
+    pub store: Store,
+    /// The seal key file that it gets a copy of; without, it makes its own.
+    pub seal_key: Option<PathBuf>,
     /// Where it answers HTTP-01 challenges.
     pub http01: SocketAddr,
     /// How long its lease is good.
@@ -40,6 +56,8 @@ impl Options {
     pub fn new(http01: SocketAddr) -> Self {
         Self {
             node: "node-1".to_owned(),
+            store: Store::Embedded,
+            seal_key: None,
             http01,
             lease_ttl: "5s".to_owned(),
             identity_lifetime: "30days".to_owned(),
@@ -63,7 +81,7 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// Writes its configuration into `folder`, and runs `init`.
+    /// Writes its configuration into `folder`, and runs `init` or copies the seal key that all share.
     pub async fn prepare(folder: &Path, options: Options) -> Result<Self> {
         let coordinator = Self {
             folder: folder.to_owned(),
@@ -73,6 +91,10 @@ impl Coordinator {
             process: None,
         };
         coordinator.write_config("")?;
+        if let Some(seal_key) = &coordinator.options.seal_key {
+            fs::copy(seal_key, coordinator.seal_key()).context("the seal key cannot be copied")?;
+            return Ok(coordinator);
+        }
         let mut command = coordinator.command("init")?;
         process::run(&mut command, wait::SOON).await?.success().context("init")?;
         Ok(coordinator)
@@ -123,10 +145,15 @@ impl Coordinator {
     pub fn write_config(&self, more: &str) -> Result<()> {
         let options = &self.options;
         let folder = self.folder.display();
+        let store = match &options.store {
+            Store::Embedded => format!("embedded = {{ path = \"{folder}/store.redb\" }}"),
+            Store::Etcd(endpoints) => format!("etcd = {{ endpoints = {endpoints:?} }}"),
+            Store::Consul(addresses) => format!("consul = {{ addresses = {addresses:?} }}"),
+        };
         let mut text = format!("node = {:?}\n", options.node);
         write!(
             text,
-            "\n[store]\nembedded = {{ path = \"{folder}/store.redb\" }}\n\
+            "\n[store]\n{store}\n\
              \n[seal]\nkey_file = \"{folder}/seal.key\"\n\
              \n[lease]\nttl = {:?}\n\
              \n[agents]\nlisten = \"{}\"\nidentity_lifetime = {:?}\n\
@@ -169,6 +196,16 @@ impl Coordinator {
     /// The socket for operators.
     pub fn socket(&self) -> PathBuf {
         self.folder.join("admin.sock")
+    }
+
+    /// Its seal key file.
+    pub fn seal_key(&self) -> PathBuf {
+        self.folder.join("seal.key")
+    }
+
+    /// Its node name.
+    pub fn node(&self) -> &str {
+        &self.options.node
     }
 
     /// The folder with its store, its seal key and its log.

@@ -8,6 +8,7 @@
 //!   [`tls_client`] looks at what is served.
 //! - [`etcd`] and [`consul`] are clusters of the stores, whose members can be killed, paused
 //!   and cut off; [`netns`] is a network to cut.
+//! - [`balancer`] spreads HTTP-01 requests over several coordinators.
 //! - [`coordinator`], [`agent`] and [`cli`] are our own programs, and [`world`] is all of
 //!   this together.
 //! - [`wait`] waits for a state. Nothing in here waits for time to pass.
@@ -17,6 +18,7 @@
 
 pub mod agent;
 pub mod authority;
+pub mod balancer;
 pub mod cli;
 pub mod consul;
 pub mod coordinator;

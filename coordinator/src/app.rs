@@ -24,7 +24,9 @@ use crate::{
     challenge::http01,
     config::{Config, StoreConfig},
     http,
+    members::{self, Membership, NameTaken},
     order::{self, Outside},
+    record::{Instance, Member},
     seal::{self, KeyFile},
     status::{About, Presence, Status},
     store::{self, Store, embedded::EmbeddedStore},
@@ -55,6 +57,9 @@ pub enum Error {
     /// The internal CA cannot be opened.
     #[error(transparent)]
     Authority(#[from] authority::Error),
+    /// Another coordinator has this one's name.
+    #[error(transparent)]
+    NameTaken(#[from] NameTaken),
     /// A listener ended by itself.
     #[error("{what} has ended: {reason}")]
     Ended {
@@ -157,6 +162,7 @@ async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, E
 /// A running coordinator.
 struct Running {
     coordinator: Coordinator,
+    membership: Membership,
     servers: JoinSet<(&'static str, String)>,
 }
 
@@ -181,23 +187,31 @@ impl Running {
         let outside = Outside::default();
         let coordinator =
             Coordinator::start(options, store, &key_file, clock, outside, shutdown.clone()).await?;
-        let servers = serve(coordinator.parts.clone(), &config, listeners, &shutdown).await?;
+        let parts = coordinator.parts.clone();
+        // Before anything is served: whoever counts on the members counts on what they serve.
+        let member = member(&config, &listeners, parts.clock.now())?;
+        let membership =
+            Membership::enter(parts.store.clone(), &parts.mirror, member, config.lease_ttl).await;
+        let servers = serve(parts, &config, listeners, &shutdown).await?;
         tracing::info!(node = %config.node, "running");
-        Ok(Self { coordinator, servers })
+        Ok(Self { coordinator, membership, servers })
     }
 
-    /// Resolves if a listener ends although nobody asked it to.
+    /// Resolves if a listener ends although nobody asked it to, or the name is somebody else's.
     async fn ended(&mut self) -> Error {
-        match self.servers.join_next().await {
-            Some(Ok((what, reason))) => Error::Ended { what, reason },
-            Some(Err(error)) => Error::Ended { what: "a listener", reason: error.to_string() },
-            None => Error::Ended { what: "every listener", reason: String::new() },
+        tokio::select! {
+            taken = self.membership.ousted() => taken.into(),
+            ended = self.servers.join_next() => match ended {
+                Some(Ok((what, reason))) => Error::Ended { what, reason },
+                Some(Err(error)) => Error::Ended { what: "a listener", reason: error.to_string() },
+                None => Error::Ended { what: "every listener", reason: String::new() },
+            }
         }
     }
 
     /// After the shutdown was asked for: resolves when the lease is given up and all is written.
     async fn stopped(self) {
-        let Self { coordinator, mut servers } = self;
+        let Self { coordinator, membership, mut servers } = self;
         let servers = async {
             // A peer that keeps its connection open must not cost the last events.
             let all = async { while servers.join_next().await.is_some() {} };
@@ -206,7 +220,29 @@ impl Running {
             }
         };
         coordinator.stopped(servers).await;
+        membership.leave().await;
     }
+}
+
+/// What the others are told of this coordinator.
+fn member(
+    config: &Config,
+    listeners: &Listeners,
+    started_at: jiff::Timestamp,
+) -> Result<Member, Error> {
+    let address = |key, listener: &TcpListener, configured| {
+        listener.local_addr().map_err(|source| Error::Listen { key, address: configured, source })
+    };
+    let agents = address("agents.listen", &listeners.agents, config.agents_listen)?;
+    let http = address("http.listen", &listeners.http, config.http_listen)?;
+    Ok(Member {
+        node: config.node.clone(),
+        instance: Instance::random(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        address: members::dialled(config.agents_advertise.as_deref(), agents),
+        http: members::dialled(None, http),
+        started_at,
+    })
 }
 
 fn open_store(config: &StoreConfig, clock: SharedClock) -> Result<Arc<dyn Store>, store::Error> {

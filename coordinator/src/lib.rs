@@ -9,6 +9,7 @@ pub mod config;
 pub mod election;
 pub mod events;
 pub mod http;
+pub mod members;
 pub mod metrics;
 pub mod mirror;
 pub mod order;

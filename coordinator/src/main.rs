@@ -90,7 +90,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             // Blocking work (a key being made) must not hold up the exit.
             runtime.shutdown_background();
             outcome.map_err(|error| match error {
-                app::Error::Seal(_) | app::Error::Listen { .. } => Failure::configuration(error),
+                app::Error::Seal(_) | app::Error::Listen { .. } | app::Error::NameTaken(_) => {
+                    Failure::configuration(error)
+                }
                 other => Failure::runtime(other),
             })
         }

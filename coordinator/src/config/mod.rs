@@ -8,6 +8,7 @@ use std::{
 
 use chancery_shared::{name::NodeName, telemetry};
 
+mod agents;
 mod reader;
 mod store;
 
@@ -28,6 +29,9 @@ pub struct Config {
     pub lease_ttl: Duration,
     /// Where agents connect.
     pub agents_listen: SocketAddr,
+    /// Where agents and the other coordinators reach this one, `host:port`, if that is not
+    /// where it listens.
+    pub agents_advertise: Option<String>,
     /// Life of an agent's identity certificate.
     pub identity_lifetime: Duration,
     /// Path of the admin socket.
@@ -93,7 +97,7 @@ fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<Config> {
     let store = store::read(reader, root);
     let seal_key_file = read_seal(reader, root);
     let lease_ttl = read_lease(reader, root);
-    let (agents_listen, identity_lifetime) = read_agents(reader, root);
+    let agents = agents::read(reader, root);
     let (admin_socket, admin_group) = read_admin(reader, root);
     let http_listen = read_listener(reader, root, "http", DEFAULT_HTTP);
     let http01_listen = read_listener(reader, root, "http01", DEFAULT_HTTP01);
@@ -104,8 +108,9 @@ fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<Config> {
         store: store?,
         seal_key_file: seal_key_file?,
         lease_ttl,
-        agents_listen,
-        identity_lifetime,
+        agents_listen: agents.listen,
+        agents_advertise: agents.advertise,
+        identity_lifetime: agents.identity_lifetime,
         admin_socket,
         admin_group,
         http_listen,
@@ -137,20 +142,6 @@ fn read_lease<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Duration {
     let ttl = duration(reader, &mut lease, "ttl", DEFAULT_LEASE_TTL, 1..=600);
     reader.finish(&lease, &["ttl"]);
     ttl
-}
-
-fn read_agents<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> (SocketAddr, Duration) {
-    let mut agents = reader.table(root, "agents");
-    let listen = address(reader, &mut agents, DEFAULT_AGENTS);
-    let lifetime = duration(
-        reader,
-        &mut agents,
-        "identity_lifetime",
-        DEFAULT_IDENTITY_LIFETIME,
-        10..=366 * 24 * 3600,
-    );
-    reader.finish(&agents, &["listen", "identity_lifetime"]);
-    (listen, lifetime)
 }
 
 fn read_admin<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> (PathBuf, Option<String>) {
@@ -240,8 +231,6 @@ fn duration<'a>(
 }
 
 const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(10);
-const DEFAULT_IDENTITY_LIFETIME: Duration = Duration::from_hours(720);
-const DEFAULT_AGENTS: &str = "0.0.0.0:7443";
 const DEFAULT_HTTP: &str = "127.0.0.1:9443";
 const DEFAULT_HTTP01: &str = "0.0.0.0:80";
 const DEFAULT_SOCKET: &str = "/run/chancery/admin.sock";

@@ -39,6 +39,8 @@ pub struct Mirror {
     moved: Notify,
     health: watch::Sender<Health>,
     touched: broadcast::Sender<Arc<Touched>>,
+    /// Where agents find the coordinators that are there.
+    coordinators: watch::Sender<Arc<[String]>>,
     /// Bumped for an agent when what it may have, or whether it may be here, has changed.
     agents: Mutex<BTreeMap<AgentName, watch::Sender<u64>>>,
 }
@@ -57,6 +59,7 @@ pub enum Health {
 
 /// What a commit touched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "any of them may be so, together or alone")]
 pub struct Touched {
     /// Certificates whose specification, state, bundle, order or deployments changed.
     pub certificates: BTreeSet<CertName>,
@@ -66,6 +69,8 @@ pub struct Touched {
     pub issuers: bool,
     /// Whether the data keys changed.
     pub seal: bool,
+    /// Whether a coordinator came or went, or another one leads.
+    pub members: bool,
     /// Whether the whole view was read again: everything may have changed.
     pub everything: bool,
 }
@@ -77,10 +82,12 @@ impl Mirror {
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, Error> {
         let view = View::of(&store.list("").await?);
+        let coordinators = view.coordinators().into();
         let mirror = Arc::new(Self {
             revision: AtomicU64::new(view.revision.0),
             moved: Notify::new(),
             view: RwLock::new(view),
+            coordinators: watch::Sender::new(coordinators),
             health: watch::Sender::new(Health::Following),
             touched: broadcast::Sender::new(TOUCHED_QUEUE),
             agents: Mutex::default(),
@@ -125,6 +132,11 @@ impl Mirror {
     /// everything.
     pub fn touched(&self) -> broadcast::Receiver<Arc<Touched>> {
         self.touched.subscribe()
+    }
+
+    /// Where agents find the coordinators that are there, in order of their names.
+    pub fn coordinators(&self) -> watch::Receiver<Arc<[String]>> {
+        self.coordinators.subscribe()
     }
 
     /// Changes whenever something that `agent` is entitled to, or the agent's own record, has
@@ -178,6 +190,7 @@ impl Mirror {
     fn replace(&self, view: View) {
         let revision = view.revision;
         *self.view.write().expect("no writer panics") = view;
+        self.show_coordinators();
         self.health.send_replace(Health::Following);
         self.show(revision);
         for signal in self.agents.lock().expect("no holder panics").values() {
@@ -204,10 +217,22 @@ impl Mirror {
             affected.extend(touched.agents.iter().cloned());
             affected
         };
+        if touched.members {
+            self.show_coordinators();
+        }
         self.show(commit.revision);
         self.signal(&affected);
         // No receiver is no error.
         let _ = self.touched.send(Arc::new(touched));
+    }
+
+    fn show_coordinators(&self) {
+        let now: Arc<[String]> = self.read().coordinators().into();
+        self.coordinators.send_if_modified(|known| {
+            let differs = *known != now;
+            *known = now;
+            differs
+        });
     }
 
     fn show(&self, revision: Revision) {

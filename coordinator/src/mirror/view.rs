@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use chancery_shared::{
-    name::{AgentName, CertName, IssuerName},
+    name::{AgentName, CertName, IssuerName, NodeName},
     number::{Generation, Revision},
     x509::Fingerprint,
 };
@@ -17,8 +17,8 @@ use super::Touched;
 use crate::{
     record::{
         self, Account, Agent, Authority, Bundle, CertificateSpec, CertificateState, Chain,
-        Challenge, DecodeError, Deployment, Event, IssuerSpec, JoinToken, Leader, Order, Record,
-        SealRing, Services, key,
+        Challenge, DecodeError, Deployment, Event, IssuerSpec, JoinToken, Leader, Member, Order,
+        Record, SealRing, Services, key,
     },
     store::{Change, Commit, Entry, Snapshot},
 };
@@ -70,6 +70,8 @@ pub struct View {
     pub authority: Option<Versioned<Authority>>,
     /// The data keys.
     pub seal: Option<Versioned<SealRing>>,
+    /// Coordinators that are there.
+    pub members: Table<NodeName, Member>,
     /// Who leads.
     pub leader: Option<Versioned<Leader>>,
     /// Keys whose values cannot be read, and why.
@@ -119,6 +121,11 @@ impl View {
     /// The deployment of a certificate on an agent.
     pub fn deployment(&self, agent: &str, certificate: &str) -> Option<&Deployment> {
         Some(&*self.deployments.get(agent)?.get(certificate)?.record)
+    }
+
+    /// Where agents find the coordinators that are there, in order of their names.
+    pub fn coordinators(&self) -> Vec<String> {
+        self.members.values().map(|member| member.record.address.clone()).collect()
     }
 
     /// The generation that a renewal of a certificate becomes, if `present` is the newest one. Agents
@@ -203,7 +210,28 @@ impl View {
                 self.seal = Some(versioned(entry)?);
                 touched.seal = true;
             }
-            key::LEADER => self.leader = Some(versioned(entry)?),
+            _ => return self.try_put_coordinators(folder, rest, entry, touched),
+        }
+        Ok(())
+    }
+
+    /// What is about the coordinators themselves.
+    fn try_put_coordinators(
+        &mut self,
+        folder: &str,
+        rest: &str,
+        entry: &Entry,
+        touched: &mut Touched,
+    ) -> Result<(), DecodeError> {
+        match folder {
+            key::MEMBERS => {
+                insert(&mut self.members, rest, entry)?;
+                touched.members = true;
+            }
+            key::LEADER => {
+                self.leader = Some(versioned(entry)?);
+                touched.members = true;
+            }
             _ => tracing::debug!(key = entry.key, "ignoring a key of another version"),
         }
         Ok(())
@@ -257,7 +285,14 @@ impl View {
                     self.events.remove(&sequence);
                 }
             }
-            key::LEADER => self.leader = None,
+            key::MEMBERS => {
+                remove(&mut self.members, rest);
+                touched.members = true;
+            }
+            key::LEADER => {
+                self.leader = None;
+                touched.members = true;
+            }
             _ => tracing::debug!(key, "ignoring a key of another version"),
         }
     }

@@ -19,6 +19,7 @@ mod event;
 #[cfg(test)]
 mod golden;
 pub mod key;
+mod member;
 mod order;
 
 pub use agent::{Agent, Deployment, DeploymentState, Identity, JoinToken, Service, Services};
@@ -27,6 +28,7 @@ pub use certificate::{
     Account, Bundle, CertificateSpec, CertificateState, Chain, Failure, Issued, IssuerSpec,
 };
 pub use event::{Event, EventKind};
+pub use member::{Instance, Member};
 pub use order::{Challenge, Order, Stage};
 
 /// A value that can be kept in the store.

@@ -19,13 +19,13 @@ pub struct Balancer {
 
 impl Balancer {
     /// Starts it, and waits until it listens. A request goes to the next server when one cannot
-    /// be reached.
+    /// be reached, or does not know the answer yet.
     pub async fn start(folder: &Path, listen: SocketAddr, servers: &[SocketAddr]) -> Result<Self> {
         let config = folder.join("balancer.cfg");
         let mut text = format!(
             "global\n  log stderr format raw daemon notice\ndefaults\n  mode http\n  \
              timeout connect 1s\n  timeout client 10s\n  timeout server 5s\n  retries 3\n  \
-             option redispatch 1\n  retry-on conn-failure empty-response response-timeout\n\
+             option redispatch 1\n  retry-on conn-failure empty-response response-timeout 404\n\
              frontend http01\n  bind {listen}\n  default_backend coordinators\n\
              backend coordinators\n  balance roundrobin\n"
         );

@@ -9,8 +9,9 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::cli::Cli;
+use crate::place::Place;
 use crate::process::{self, Process};
-use crate::{ports, tls_client, tools, wait};
+use crate::{tls_client, tools, wait};
 
 /// Where a coordinator keeps what it knows.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +34,10 @@ pub struct Options {
     pub store: Store,
     /// The seal key file that it gets a copy of; without, it makes its own.
     pub seal_key: Option<PathBuf>,
+    /// Where it runs.
+    pub place: Place,
+    /// Environment variables of its process.
+    pub environment: Vec<(String, String)>,
     /// Where it answers HTTP-01 challenges.
     pub http01: SocketAddr,
     /// How long its lease is good.
@@ -58,6 +63,8 @@ impl Options {
             node: "node-1".to_owned(),
             store: Store::Embedded,
             seal_key: None,
+            place: Place::Loopback,
+            environment: Vec::new(),
             http01,
             lease_ttl: "5s".to_owned(),
             identity_lifetime: "30days".to_owned(),
@@ -85,9 +92,9 @@ impl Coordinator {
     pub async fn prepare(folder: &Path, options: Options) -> Result<Self> {
         let coordinator = Self {
             folder: folder.to_owned(),
+            agents: options.place.address(7443)?,
+            http: options.place.address(9443)?,
             options,
-            agents: ports::free()?,
-            http: ports::free()?,
             process: None,
         };
         coordinator.write_config("")?;
@@ -119,6 +126,8 @@ impl Coordinator {
         if !self.options.failpoints.is_empty() {
             command.env("FAILPOINTS", &self.options.failpoints);
         }
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
+        let mut command = self.options.place.inside(command);
         self.process = Some(Process::start("coordinator", &self.folder, &mut command)?);
         Ok(())
     }

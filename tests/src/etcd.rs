@@ -257,7 +257,8 @@ impl EtcdCluster {
         process::run(&mut command, wait::SOON).await
     }
 
-    fn etcdctl_command(&self, words: &[&str]) -> Result<Command> {
+    /// The command `etcdctl` against all members, as nobody in particular.
+    pub fn etcdctl_command(&self, words: &[&str]) -> Result<Command> {
         let program = format!("etcdctl-{}", self.options.version.name());
         let mut command = Command::new(tools::tool(&program)?);
         command.env("ETCDCTL_API", "3");

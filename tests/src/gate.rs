@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::authority::Authority;
+use crate::netns::Node;
 use crate::ports;
 
 pub use request::{Endpoint, Seen};
@@ -45,8 +46,22 @@ impl Gate {
     /// The gate's own certificate is signed by it, too.
     pub async fn open(behind: SocketAddr, root: &Authority) -> Result<Self> {
         let listener = TcpListener::bind(ports::free()?).await.context("no port for the gate")?;
+        Self::open_at(listener, behind, root)
+    }
+
+    /// Opens a gate on a node of a network, so that it can be cut off.
+    pub fn open_on(node: &Node, behind: SocketAddr, root: &Authority) -> Result<Self> {
+        let listener = node.enter(|| {
+            let listener = std::net::TcpListener::bind((node.address(), PORT))?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        })?;
+        Self::open_at(TcpListener::from_std(listener)?, behind, root)
+    }
+
+    fn open_at(listener: TcpListener, behind: SocketAddr, root: &Authority) -> Result<Self> {
         let address = listener.local_addr()?;
-        let certificate = root.issue(&["localhost", "127.0.0.1"])?;
+        let certificate = root.issue(&["localhost", "127.0.0.1", &address.ip().to_string()])?;
         let acceptor = TlsAcceptor::from(Arc::new(certificate.server_config()?));
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(root.client_config()?)
@@ -176,22 +191,22 @@ impl State {
         let endpoint = Endpoint::of(parts.uri.path());
         let (number, deed) = {
             let mut inner = self.lock();
-            inner.seen.push(Seen::new(endpoint, &parts));
+            inner.seen.push(Seen::new(endpoint, &parts, &body));
             (inner.seen.len() - 1, inner.rules.take(endpoint, Moment::Before))
         };
         let host = parts.headers.get(HOST).cloned();
         if let Some(answered) = self.perform(deed, host.as_ref()).await? {
             return Ok(answered);
         }
-        let response = match self.forward(Request::from_parts(parts, body)).await {
+        // What was sent is answered and counted, also when the client dies meanwhile.
+        let forwarded = tokio::spawn(
+            Arc::clone(&self).forward_and_count(number, Request::from_parts(parts, body)),
+        );
+        let response = match forwarded.await.map_err(|_| Cut)? {
             Ok(response) => response,
             Err(error) => return Ok(problem(StatusCode::BAD_GATEWAY, "gate", &error.to_string())),
         };
-        let deed = {
-            let mut inner = self.lock();
-            inner.seen[number].answered(&response);
-            inner.rules.take(endpoint, Moment::After)
-        };
+        let deed = self.lock().rules.take(endpoint, Moment::After);
         Ok(self.perform(deed, host.as_ref()).await?.unwrap_or(response))
     }
 
@@ -252,6 +267,16 @@ impl State {
         self.forward(request).await.ok()?.headers().get(NONCE).cloned()
     }
 
+    async fn forward_and_count(
+        self: Arc<Self>,
+        number: usize,
+        request: Request<Bytes>,
+    ) -> Result<Response<Full<Bytes>>> {
+        let response = self.forward(request).await?;
+        self.lock().seen[number].answered(&response);
+        Ok(response)
+    }
+
     /// Sends a request on to the ACME server, and returns its whole answer.
     async fn forward(&self, mut request: Request<Bytes>) -> Result<Response<Full<Bytes>>> {
         let path = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
@@ -278,3 +303,5 @@ fn problem(status: StatusCode, kind: &str, detail: &str) -> Response<Full<Bytes>
 }
 
 const NONCE: &str = "replay-nonce";
+/// On a node, where nobody else is: Pebble's own.
+const PORT: u16 = 14_000;

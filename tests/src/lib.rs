@@ -11,6 +11,7 @@
 //! - [`balancer`] spreads HTTP-01 requests over several coordinators.
 //! - [`coordinator`], [`agent`] and [`cli`] are our own programs, and [`world`] is all of
 //!   this together.
+//! - [`ha`] puts three coordinators on a cluster through faults, and judges what became of it.
 //! - [`wait`] waits for a state. Nothing in here waits for time to pass.
 //!
 //! A program that is missing is an error that names the command to get it; it is never a
@@ -24,6 +25,7 @@ pub mod consul;
 pub mod coordinator;
 pub mod etcd;
 pub mod gate;
+pub mod ha;
 pub mod haproxy;
 pub mod netns;
 pub mod nginx;

@@ -8,9 +8,18 @@ use anyhow::{Context as _, Result, ensure};
 /// A program that `cargo xtask tools` fetched, such as `nginx`. The error names the command
 /// that gets it.
 pub fn tool(name: &str) -> Result<PathBuf> {
+    fetched("bin", name)
+}
+
+/// A shared library that `cargo xtask tools` fetched, to be loaded into a program.
+pub fn library(name: &str) -> Result<PathBuf> {
+    fetched("lib", name)
+}
+
+fn fetched(kind: &str, name: &str) -> Result<PathBuf> {
     let folder = env::var_os("CHANCERY_TOOLS_DIR")
         .map_or_else(|| root().join(".tools"), |folder| root().join(folder));
-    let path = folder.join("bin").join(name);
+    let path = folder.join(kind).join(name);
     ensure!(path.exists(), "{} is missing: run `cargo xtask tools --peers`", path.display());
     Ok(path)
 }

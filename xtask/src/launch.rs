@@ -1,4 +1,4 @@
-//! `cargo xtask demo` and `cargo xtask bench`: build what they run, then start them.
+//! `cargo xtask demo`, `chaos` and `bench`: build what they run, then start them.
 
 use std::env;
 use std::fs;
@@ -20,6 +20,19 @@ pub(crate) fn demo(keep: bool) -> Result<()> {
     let mut command = Command::new(cargo::target().join("debug/chancery-demo"));
     if keep {
         command.arg("--keep");
+    }
+    start(&mut command)
+}
+
+/// Builds the programs, and lets chaos reign over them.
+pub(crate) fn chaos(minutes: u64, seed: Option<u64>, store: &str) -> Result<()> {
+    tools::ensure(false)?;
+    out::step("building");
+    run::run(cargo::workspace("build").arg("--bins"))?;
+    let mut command = Command::new(cargo::target().join("debug/chancery-chaos"));
+    command.args(["--minutes", &minutes.to_string(), "--store", store]);
+    if let Some(seed) = seed {
+        command.args(["--seed", &seed.to_string()]);
     }
     start(&mut command)
 }

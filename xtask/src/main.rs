@@ -49,6 +49,8 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Kill, pause and cut off coordinators and stores, and judge what became of it (root)
+    Chaos(Chaos),
     /// Measure Chancery beside its peers
     Bench {
         /// What to measure; `list` names the benchmarks
@@ -59,6 +61,20 @@ enum Command {
     },
 }
 
+/// What `chaos` is passed on.
+#[derive(Debug, clap::Args)]
+struct Chaos {
+    /// How many minutes on each store
+    #[arg(long, default_value_t = 5)]
+    minutes: u64,
+    /// Which faults, and in which order; drawn when it is not given
+    #[arg(long)]
+    seed: Option<u64>,
+    /// On which store: etcd, consul or both
+    #[arg(long, default_value = "both")]
+    store: String,
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
@@ -67,6 +83,7 @@ fn main() -> ExitCode {
         Command::Ci => ci::ci(),
         Command::Tidy => tidy::check(),
         Command::Demo { keep } => launch::demo(keep),
+        Command::Chaos(chaos) => launch::chaos(chaos.minutes, chaos.seed, &chaos.store),
         Command::Bench { name, json } => launch::bench(&name, json.as_deref()),
     };
     match done {

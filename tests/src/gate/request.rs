@@ -1,7 +1,9 @@
 //! What passes the gate, in the words of RFC 8555.
 
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::header::LOCATION;
 use http::{Method, Response, StatusCode, request};
+use serde_json::Value;
 use tokio::time::Instant;
 
 /// What a request is for (RFC 8555 section 7.1), by the paths that Pebble uses.
@@ -75,10 +77,12 @@ pub struct Seen {
     pub status: Option<StatusCode>,
     /// The `Location` of the answer: the URL of what was made.
     pub location: Option<String>,
+    /// The names that an order is to be for.
+    pub names: Vec<String>,
 }
 
 impl Seen {
-    pub(super) fn new(endpoint: Endpoint, parts: &request::Parts) -> Self {
+    pub(super) fn new(endpoint: Endpoint, parts: &request::Parts, body: &[u8]) -> Self {
         Self {
             at: Instant::now(),
             endpoint,
@@ -86,6 +90,10 @@ impl Seen {
             path: parts.uri.path().to_owned(),
             status: None,
             location: None,
+            names: match endpoint {
+                Endpoint::NewOrder => names_in(body).unwrap_or_default(),
+                _ => Vec::new(),
+            },
         }
     }
 
@@ -99,4 +107,13 @@ impl Seen {
     pub fn succeeded(&self) -> bool {
         self.status.is_some_and(|status| status.is_success())
     }
+}
+
+/// The names in the payload of a signed newOrder (RFC 8555 sections 6.2 and 7.4).
+fn names_in(body: &[u8]) -> Option<Vec<String>> {
+    let signed: Value = serde_json::from_slice(body).ok()?;
+    let payload = BASE64_URL_SAFE_NO_PAD.decode(signed["payload"].as_str()?).ok()?;
+    let order: Value = serde_json::from_slice(&payload).ok()?;
+    let identifiers = order["identifiers"].as_array()?.iter();
+    Some(identifiers.filter_map(|one| Some(one["value"].as_str()?.to_owned())).collect())
 }

@@ -2,6 +2,7 @@
 
 mod agent;
 mod delivery;
+mod failover;
 mod issuance;
 mod lego;
 mod report;
@@ -31,6 +32,7 @@ const BENCHMARKS: &[(&str, &str)] = &[
     ("issuance", "certificates per second and CPU for each, beside lego with 8 processes"),
     ("agent", "size of the agent's program, and its memory and CPU while nothing changes"),
     ("delivery", "from a certificate's commit to its installation on one agent"),
+    ("failover", "how long nobody leads after a crash and in a hand-over, on etcd and on Consul"),
 ];
 
 fn main() -> ExitCode {
@@ -82,7 +84,8 @@ async fn measure(name: &str) -> Result<Vec<Report>> {
         let report = match name {
             "issuance" => issuance::measure().await?,
             "agent" => agent::measure().await?,
-            _ => delivery::measure().await?,
+            "delivery" => delivery::measure().await?,
+            _ => failover::measure().await?,
         };
         report.print();
         reports.push(report);

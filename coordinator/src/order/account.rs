@@ -10,11 +10,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use chancery_shared::{name::IssuerName, number::Revision};
+use chancery_shared::{
+    name::IssuerName,
+    number::{Epoch, Revision},
+};
 use instant_acme::{Account, HttpClient, Key};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use super::Error;
+use super::{Error, ca::WhileLeading};
 use crate::{
     election::Leadership,
     record::{self, IssuerSpec, key},
@@ -35,7 +38,14 @@ pub type Connect = Arc<dyn Fn(&IssuerSpec) -> Result<Box<dyn HttpClient>, Error>
 
 /// One issuer's place. Its lock is held while the account is being opened, so that orders that
 /// start together open it once, and a hanging CA holds up its own orders only.
-type Slot = Arc<tokio::sync::Mutex<Option<(IssuerSpec, Account)>>>;
+type Slot = Arc<tokio::sync::Mutex<Option<Open>>>;
+
+/// An account in use, for one term: its requests end with that.
+struct Open {
+    spec: IssuerSpec,
+    epoch: Epoch,
+    account: Account,
+}
 
 /// An account record and when it was written.
 struct Stored {
@@ -59,14 +69,16 @@ impl Accounts {
     ) -> Result<Account, Error> {
         let slot = self.slot(&issuer.name);
         let mut slot = slot.lock().await;
-        if let Some((spec, account)) = &*slot
-            && spec == issuer
+        let epoch = leadership.epoch();
+        if let Some(open) = &*slot
+            && open.spec == *issuer
+            && open.epoch == epoch
         {
-            return Ok(account.clone());
+            return Ok(open.account.clone());
         }
         still()?;
         let account = self.restore_or_create(leadership, issuer).await?;
-        *slot = Some((issuer.clone(), account.clone()));
+        *slot = Some(Open { spec: issuer.clone(), epoch, account: account.clone() });
         Ok(account)
     }
 
@@ -80,7 +92,7 @@ impl Accounts {
     ) -> Result<(), Error> {
         let slot = self.slot(issuer);
         let mut slot = slot.lock().await;
-        slot.take_if(|(_, account)| account.id() == url);
+        slot.take_if(|open| open.account.id() == url);
         if let Some(mut stored) = self.stored(issuer).await?
             && stored.account.url.take_if(|known| known == url).is_some()
         {
@@ -104,7 +116,8 @@ impl Accounts {
         };
         let pkcs8 = self.sealer.open(&Context::account(&issuer.name), &stored.account.key)?;
         let pkcs8 = PrivatePkcs8KeyDer::from(pkcs8.expose_secret());
-        let builder = Account::builder_with_http((self.connect)(issuer)?);
+        let client = WhileLeading::new((self.connect)(issuer)?, leadership.clone());
+        let builder = Account::builder_with_http(Box::new(client));
         if let Some(url) = stored.account.url {
             let account =
                 builder.from_parts(url, pkcs8.clone_key(), issuer.directory.clone()).await?;

@@ -19,7 +19,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::Error;
-use crate::{events::printable, record::IssuerSpec};
+use crate::{election::Leadership, events::printable, record::IssuerSpec};
 
 /// The CA asks for patience.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +94,32 @@ pub(super) fn may_have_taken_effect(error: &instant_acme::Error) -> bool {
 /// A client for `issuer`, as an [`instant_acme::Account`] wants it.
 pub(super) fn connect(issuer: &IssuerSpec) -> Result<Box<dyn HttpClient>, Error> {
     Ok(Box::new(CaClient::new(issuer)?))
+}
+
+/// A client that sends nothing once its term of leadership is over. One step towards a CA is several
+/// requests: a process that was stopped between two of them finds out before the next.
+pub(super) struct WhileLeading {
+    client: Box<dyn HttpClient>,
+    leadership: Leadership,
+}
+
+impl WhileLeading {
+    /// `client`, for the term of `leadership`.
+    pub(super) fn new(client: Box<dyn HttpClient>, leadership: Leadership) -> Self {
+        Self { client, leadership }
+    }
+}
+
+impl HttpClient for WhileLeading {
+    fn request(
+        &self,
+        request: Request<BodyWrapper<Bytes>>,
+    ) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
+        match self.leadership.check() {
+            Ok(()) => self.client.request(request),
+            Err(over) => Box::pin(std::future::ready(Err(other(over)))),
+        }
+    }
 }
 
 /// A client for one issuer.
@@ -269,7 +295,47 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(7 * 24);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use chancery_shared::clock::SystemClock;
+
     use super::*;
+    use crate::{
+        election::{SteppedDown, testing::lead},
+        store::memory::MemoryStore,
+    };
+
+    #[derive(Clone, Default)]
+    struct Counting(Arc<AtomicUsize>);
+
+    impl HttpClient for Counting {
+        fn request(
+            &self,
+            _: Request<BodyWrapper<Bytes>>,
+        ) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
+            self.0.fetch_add(1, SeqCst);
+            Box::pin(std::future::ready(Err(other(Busy {
+                message: String::new(),
+                retry_after: None,
+            }))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_was_stopped_sends_nothing_more() {
+        let clock = SystemClock::shared();
+        let store = MemoryStore::new(clock.clone());
+        let (leadership, _lease) = lead(store, clock, "node-1").await;
+        let sent = Counting::default();
+        let client = WhileLeading::new(Box::new(sent.clone()), leadership.clone());
+        let request = async || client.request(Request::default()).await.err().unwrap();
+        assert!(matches!(request().await, instant_acme::Error::Other(error) if error.is::<Busy>()));
+        // The election has no time to notice: nothing else runs.
+        tokio::time::advance(Duration::from_mins(1)).await;
+        let error = request().await;
+        assert!(matches!(error, instant_acme::Error::Other(error) if error.is::<SteppedDown>()));
+        assert_eq!(sent.0.load(SeqCst), 1);
+    }
 
     #[test]
     fn retry_after_is_read_in_seconds_and_as_a_date() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use instant_acme::Problem;
 
 use super::ca::{Busy, Fault};
-use crate::{events::printable, seal, store};
+use crate::{election::SteppedDown, events::printable, seal, store};
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +149,7 @@ impl From<instant_acme::Error> for Error {
     fn from(error: instant_acme::Error) -> Self {
         match error {
             instant_acme::Error::Api(problem) => of_problem(&problem),
+            instant_acme::Error::Other(other) if other.is::<SteppedDown>() => Self::SteppedDown,
             instant_acme::Error::Other(other) => match other.downcast::<Busy>() {
                 Ok(busy) => Self::CaBusy { message: busy.message, retry_after: busy.retry_after },
                 Err(other) => match other.downcast::<Fault>() {

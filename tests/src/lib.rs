@@ -12,6 +12,7 @@
 //! - [`coordinator`], [`agent`] and [`cli`] are our own programs, and [`world`] is all of
 //!   this together.
 //! - [`ha`] puts three coordinators on a cluster through faults, and judges what became of it.
+//! - [`sim`] runs the code of coordinators and agents itself, in a world of its own making.
 //! - [`wait`] waits for a state. Nothing in here waits for time to pass.
 //!
 //! A program that is missing is an error that names the command to get it; it is never a
@@ -34,6 +35,7 @@ pub mod place;
 pub mod ports;
 pub mod process;
 pub mod scene;
+pub mod sim;
 pub mod tls_client;
 pub mod tools;
 pub mod usage;

@@ -37,6 +37,19 @@ pub(crate) fn chaos(minutes: u64, seed: Option<u64>, store: &str) -> Result<()> 
     start(&mut command)
 }
 
+/// Simulates fleets. Needs no server.
+pub(crate) fn sim(seeds: u64, seed: Option<u64>) -> Result<()> {
+    out::step("building");
+    // With the features of the tests: whoever has run them has it built already.
+    run::run(cargo::workspace("build").args(["--bin", "chancery-sim"]))?;
+    let mut command = Command::new(cargo::target().join("debug/chancery-sim"));
+    command.args(["--seeds", &seeds.to_string()]);
+    if let Some(seed) = seed {
+        command.args(["--seed", &seed.to_string()]);
+    }
+    start(&mut command)
+}
+
 /// Builds what is measured, as it is released, and runs a benchmark.
 pub(crate) fn bench(name: &str, json: Option<&Path>) -> Result<()> {
     tools::ensure(true)?;

@@ -43,6 +43,15 @@ enum Command {
     Ci,
     /// Check the rules on layout, size and forbidden text
     Tidy,
+    /// Simulate whole fleets with faults, one for each seed
+    Sim {
+        /// How many seeds
+        #[arg(long, default_value_t = 1000)]
+        seeds: u64,
+        /// The first of them; any, if none is given
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// From nothing to a served and renewed certificate, on this machine
     Demo {
         /// Leave everything running afterwards
@@ -82,6 +91,7 @@ fn main() -> ExitCode {
         Command::Test { filters } => test::test(&filters),
         Command::Ci => ci::ci(),
         Command::Tidy => tidy::check(),
+        Command::Sim { seeds, seed } => launch::sim(seeds, seed),
         Command::Demo { keep } => launch::demo(keep),
         Command::Chaos(chaos) => launch::chaos(chaos.minutes, chaos.seed, &chaos.store),
         Command::Bench { name, json } => launch::bench(&name, json.as_deref()),

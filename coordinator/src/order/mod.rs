@@ -46,12 +46,13 @@ mod patience;
 pub mod stage;
 
 pub use error::{Class, Error};
+pub use journal::Generate;
 pub use patience::Tries;
 
 use self::{
     account::{Accounts, Connect},
     drive::Drive,
-    journal::{Entry, Generate, Journal},
+    journal::{Entry, Journal},
     patience::{Pauses, Visit},
 };
 use crate::{

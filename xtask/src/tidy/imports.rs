@@ -29,8 +29,8 @@ const MEMBERS: &[Member] = &[
     Member { folder: "coordinator/", may_use: &["proto", "shared"] },
     Member { folder: "agent/", may_use: &["proto", "shared"] },
     Member { folder: "cli/", may_use: &["proto", "shared"] },
-    // The harness starts the real programs. It never links them.
-    Member { folder: "tests/", may_use: &["proto", "shared"] },
+    // Its end-to-end suites start the real programs; its simulation runs their code itself.
+    Member { folder: "tests/", may_use: &["proto", "shared", "coordinator", "agent"] },
     Member { folder: "xtask/", may_use: &[] },
 ];
 

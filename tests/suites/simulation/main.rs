@@ -1,0 +1,4 @@
+//! The simulation: see [`chancery_tests::sim`].
+
+mod bites;
+mod seeds;

@@ -5,21 +5,32 @@
 //!
 //! * `/metrics` — [`Figures`] as they are at the moment of the scrape, and the counters of
 //!   [`Metrics`], in the `OpenMetrics` text format.
-//! * `/livez` — 200 as long as the process answers.
-//! * `/readyz` — 200 if the view of the store is loaded and being followed, otherwise 503 and why.
+//! * `/livez` — 200 as long as the process answers. Nothing else: restarting a coordinator brings no
+//!   store back.
+//! * `/readyz` — whether a load balancer should send agents here, and why.
+//!
+//! # Ready
+//!
+//! A coordinator can serve agents as soon as it has a view of the store, and goes on doing so when the
+//! store is away, from what was last known. One that has not followed the store for a while should
+//! nevertheless not be chosen if there is another: it has no news. So it is ready while it follows,
+//! and for [`GRACE`] after it has lost the store, because an election among the store's own servers
+//! must not take all coordinators out of service. Whoever would rather have an old answer than none
+//! (when all have lost the store, a balancer that does not fail open has nobody left) asks with
+//! `?max_age=never`, or with a time of its own. Whether somebody leads makes no difference to agents.
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::State,
+    extract::{Query, State},
     http::{StatusCode, header::CONTENT_TYPE},
     response::IntoResponse,
     routing::get,
 };
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEncoder, text},
+    encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEncoder, NoLabelSet, text},
     metrics::MetricType,
     registry::{Registry, Unit},
 };
@@ -28,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::Metrics,
-    status::{Figures, Status},
+    status::{Figures, Readiness, Status},
 };
 
 /// Serves on `listener` until `shutdown`.
@@ -45,7 +56,7 @@ pub async fn serve(
 fn router(status: Arc<Status>, metrics: &Metrics) -> Router {
     let mut registry = Registry::default();
     metrics.register(&mut registry);
-    registry.register_collector(Box::new(Present(status.clone())));
+    registry.register_collector(Box::new(Present(status.clone(), metrics.clone())));
     Router::new()
         .route("/metrics", get(scrape))
         .route("/livez", get(async || "alive\n"))
@@ -67,15 +78,53 @@ async fn scrape(State(shared): State<Shared>) -> impl IntoResponse {
     }
 }
 
-async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
-    match shared.status.unready() {
-        None => (StatusCode::OK, "ready\n".to_owned()),
-        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
-    }
+/// How old the mirror may be for a coordinator that is ready.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    max_age: Option<String>,
+}
+
+async fn ready(State(shared): State<Shared>, Query(wanted): Query<Wanted>) -> (StatusCode, String) {
+    let most = match wanted.max_age.as_deref() {
+        None => GRACE,
+        Some("never") => Duration::MAX,
+        Some(text) => match humantime::parse_duration(text) {
+            Ok(most) => most,
+            Err(error) => {
+                let message = format!("max_age={text}: {error}; write \"30s\" or \"never\"\n");
+                return (StatusCode::BAD_REQUEST, message);
+            }
+        },
+    };
+    let readiness = shared.status.readiness();
+    let is_ready = readiness.lost_for.is_none_or(|lost_for| lost_for < most);
+    let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, told(&readiness, is_ready))
+}
+
+/// For people, and for programs line by line.
+fn told(readiness: &Readiness, is_ready: bool) -> String {
+    let word = if is_ready { "ready" } else { "not ready" };
+    let Readiness { lost_for, lost, revision, leader } = readiness;
+    let store = match (lost_for, lost) {
+        (Some(lost_for), Some(why)) => format!(
+            "not followed for {} s; serving agents what was last known, revision {revision}\n\
+             reason: {}",
+            lost_for.as_secs(),
+            why.replace(['\r', '\n'], " "),
+        ),
+        _ => format!("followed, revision {revision}"),
+    };
+    let leader = match leader {
+        Some((node, epoch)) => format!("{node}, epoch {epoch}"),
+        None => "unknown".to_owned(),
+    };
+    format!("{word}\nstore: {store}\nleader: {leader}\n")
 }
 
 /// Tells what is so at the moment of the scrape, so that what was deleted is gone.
-struct Present(Arc<Status>);
+struct Present(Arc<Status>, Metrics);
 
 impl fmt::Debug for Present {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,9 +139,15 @@ impl Collector for Present {
         gauges.build(&self.0)?;
         gauges.certificates(&figures)?;
         gauges.lease(&figures)?;
+        gauges.vacancy(self.1.vacant(self.0.monotonic()))?;
         gauges.fleet(&figures)?;
         let followed = u32::from(figures.store_followed);
         gauges.one("chancery_store_followed", "Whether the store is being followed", &followed)?;
+        let help = "How long the store has not been followed; 0 while it is";
+        let mut family = gauges.family("chancery_store_mirror_age", help, Some(&Unit::Seconds))?;
+        family.encode_gauge(&figures.mirror_age_secs)?;
+        let help = "Store revision that this coordinator serves";
+        gauges.one("chancery_store_mirror_revision", help, &figures.revision)?;
         let damaged = figures.damaged_records;
         gauges.one("chancery_store_damaged_records", "Records that cannot be read", &damaged)
     }
@@ -148,6 +203,14 @@ impl Gauges<'_, '_> {
         family.encode_gauge(&figures.lease_remaining_secs)
     }
 
+    fn vacancy(&mut self, vacant: Duration) -> fmt::Result {
+        let help = "Time without a leader record, as far as this coordinator has seen";
+        let unit = Some(&Unit::Seconds);
+        self.0
+            .encode_descriptor("chancery_lease_vacant", help, unit, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, _, f64>(&vacant.as_secs_f64(), None)
+    }
+
     fn fleet(&mut self, figures: &Figures) -> fmt::Result {
         let mut family = self.family("chancery_agents", "Agents by state", None)?;
         for (state, count) in &figures.agents {
@@ -184,6 +247,8 @@ impl Gauges<'_, '_> {
     }
 }
 
+/// How long a coordinator that has lost the store is ready nevertheless.
+const GRACE: Duration = Duration::from_secs(15);
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[cfg(test)]

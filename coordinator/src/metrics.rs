@@ -3,15 +3,22 @@
 //!
 //! Names are `chancery_<what>_<unit>`; labels are bounded by what operators declare.
 
-use chancery_shared::name::IssuerName;
-use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
-    metrics::{counter::Counter, family::Family},
-    registry::Registry,
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
+use chancery_shared::{clock::Monotonic, name::IssuerName, number::Epoch};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+use crate::election::{Observation, Observer};
+
 /// The counters. One for the process, shared.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Metrics {
     orders: Family<OrderLabels, Counter>,
     possible_orphans: Family<IssuerLabels, Counter>,
@@ -19,6 +26,41 @@ pub struct Metrics {
     refusals: Family<RefusalLabels, Counter>,
     events_dropped: Counter,
     handshakes_failed: Counter,
+    campaigns: Family<CampaignLabels, Counter>,
+    keep_alives: Histogram,
+    keep_alive_failures: Counter,
+    step_downs: Family<StepDownLabels, Counter>,
+    leader_changes: Counter,
+    leaders: Arc<Mutex<Leaders>>,
+}
+
+/// What is known of who leads, for counting.
+#[derive(Clone, Copy, Debug, Default)]
+struct Leaders {
+    newest: Epoch,
+    /// Since when there has been no leader, while there is none.
+    vacant_since: Option<Monotonic>,
+    /// All former vacancies together.
+    vacant: Duration,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            orders: Family::default(),
+            possible_orphans: Family::default(),
+            fenced_writes: Counter::default(),
+            refusals: Family::default(),
+            events_dropped: Counter::default(),
+            handshakes_failed: Counter::default(),
+            campaigns: Family::default(),
+            keep_alives: Histogram::new(KEEP_ALIVE_BUCKETS_SECS),
+            keep_alive_failures: Counter::default(),
+            step_downs: Family::default(),
+            leader_changes: Counter::default(),
+            leaders: Arc::default(),
+        }
+    }
 }
 
 /// Why somebody was refused.
@@ -73,6 +115,16 @@ struct RefusalLabels {
     reason: Refusal,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CampaignLabels {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StepDownLabels {
+    reason: &'static str,
+}
+
 impl Metrics {
     /// An order has ended: `issued`, or the stable code of what went wrong.
     pub fn order_finished(&self, issuer: &IssuerName, outcome: &'static str) {
@@ -103,6 +155,12 @@ impl Metrics {
     /// A TLS handshake failed or took too long.
     pub fn handshake_failed(&self) {
         self.handshakes_failed.inc();
+    }
+
+    /// How long there was no leader record, all times together, as far as this process has seen.
+    pub(crate) fn vacant(&self, now: Monotonic) -> Duration {
+        let leaders = self.leaders.lock().expect("no holder panics");
+        leaders.vacant + leaders.vacant_since.map_or(Duration::ZERO, |since| now.since(since))
     }
 
     /// How many events were not written down.
@@ -140,5 +198,70 @@ impl Metrics {
             "TLS handshakes that failed or took too long",
             self.handshakes_failed.clone(),
         );
+        self.register_lease(registry);
+    }
+
+    fn register_lease(&self, registry: &mut Registry) {
+        registry.register(
+            "chancery_lease_campaigns",
+            "Times that this coordinator asked the store for the lease",
+            self.campaigns.clone(),
+        );
+        registry.register_with_unit(
+            "chancery_lease_keep_alive_duration",
+            "How long the store took to keep this coordinator's lease alive",
+            Unit::Seconds,
+            self.keep_alives.clone(),
+        );
+        registry.register(
+            "chancery_lease_keep_alive_failures",
+            "Keep-alives that failed or were not answered in time",
+            self.keep_alive_failures.clone(),
+        );
+        registry.register(
+            "chancery_lease_step_downs",
+            "Terms of this coordinator that have ended",
+            self.step_downs.clone(),
+        );
+        registry.register(
+            "chancery_lease_leader_changes",
+            "Terms that this coordinator has seen to begin, of any coordinator",
+            self.leader_changes.clone(),
+        );
     }
 }
+
+impl Observer for Metrics {
+    fn observe(&self, observation: &Observation) {
+        match *observation {
+            Observation::Campaigned(outcome) => {
+                self.campaigns.get_or_create(&CampaignLabels { outcome: outcome.label() }).inc();
+            }
+            Observation::KeptAlive { took } => self.keep_alives.observe(took.as_secs_f64()),
+            Observation::KeepAliveFailed => {
+                self.keep_alive_failures.inc();
+            }
+            Observation::SteppedDown(reason) => {
+                self.step_downs.get_or_create(&StepDownLabels { reason: reason.label() }).inc();
+            }
+            Observation::Vacant { at } => {
+                let mut leaders = self.leaders.lock().expect("no holder panics");
+                leaders.vacant_since.get_or_insert(at);
+            }
+            Observation::Led { epoch, at } => {
+                let mut leaders = self.leaders.lock().expect("no holder panics");
+                if epoch > leaders.newest {
+                    leaders.newest = epoch;
+                    self.leader_changes.inc();
+                }
+                if let Some(since) = leaders.vacant_since.take() {
+                    leaders.vacant += at.since(since);
+                }
+            }
+        }
+    }
+}
+
+/// From what a store nearby takes to what costs the lease.
+const KEEP_ALIVE_BUCKETS_SECS: [f64; 11] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];

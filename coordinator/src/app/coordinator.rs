@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DRAIN, leader};
 use crate::{
-    election::{self, Election, Leadership},
+    election::{self, Election, Leadership, Transfers},
     events::{self, Events},
     metrics::Metrics,
     mirror::Mirror,
@@ -58,6 +58,8 @@ pub struct Parts {
     pub clock: SharedClock,
     /// Whether this coordinator leads.
     pub leadership: watch::Receiver<Option<Leadership>>,
+    /// Through which it hands over.
+    pub transfers: Transfers,
 }
 
 impl Coordinator {
@@ -73,14 +75,15 @@ impl Coordinator {
     ) -> Result<Self, seal::Error> {
         let sealer = seal::bootstrap(&*store, key_file, clock.now()).await?;
         let mirror = Mirror::start(store.clone(), shutdown.clone()).await?;
+        let metrics = Arc::new(Metrics::default());
         let election = election::start(
             store.clone(),
             clock.clone(),
             election::Options { node: options.node.clone(), ttl: options.lease_ttl, drain: DRAIN },
+            metrics.clone(),
             shutdown.clone(),
         );
-        let leadership = election.subscribe();
-        let metrics = Arc::new(Metrics::default());
+        let (leadership, transfers) = (election.subscribe(), election.transfers());
         let stop_events = CancellationToken::new();
         let epochs = leadership.clone();
         let epoch = move || epochs.borrow().as_ref().map_or(Epoch(0), Leadership::epoch);
@@ -91,7 +94,7 @@ impl Coordinator {
             metrics: metrics.clone(),
         };
         let (events, events_task) = Events::start(store.clone(), recorder, stop_events.clone());
-        let parts = Parts { store, mirror, sealer, events, metrics, clock, leadership };
+        let parts = Parts { store, mirror, sealer, events, metrics, clock, leadership, transfers };
         let leader = tokio::spawn(leader::lead(parts.clone(), options, outside, shutdown));
         Ok(Self { parts, election, events: events_task, stop_events, leader })
     }

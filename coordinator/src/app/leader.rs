@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::coordinator::{Options, Parts};
 use crate::{
     authority,
-    election::Leadership,
+    election::{Leadership, transfer},
     mirror::Touched,
     order::{self, Orders, Outside},
     record::EventKind,
@@ -71,6 +71,7 @@ async fn one_term(parts: &Parts, orders: &Arc<Orders>, options: &Options, leader
         );
         // Side by side: an internal CA that cannot be made or read must not stop renewals.
         tokio::join!(
+            forget_nomination(parts, &leadership),
             ensure_authority(parts, &leadership),
             scheduler.run(),
             reseal(parts, &leadership)
@@ -80,6 +81,12 @@ async fn one_term(parts: &Parts, orders: &Arc<Orders>, options: &Options, leader
         biased;
         () = leadership.ended() => {}
         () = work => {}
+    }
+}
+
+async fn forget_nomination(parts: &Parts, leadership: &Leadership) {
+    if let Err(error) = transfer::forget(&*parts.store, leadership).await {
+        tracing::debug!(%error, "the nomination of this leader could not be deleted");
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the rest of the process sees of a term of leadership.
 
 use std::{
+    collections::VecDeque,
     fmt,
     future::Future,
     sync::{Arc, Mutex, MutexGuard},
@@ -30,16 +31,25 @@ struct Term {
     fence: Fence,
     since: Timestamp,
     clock: SharedClock,
-    renewal: Mutex<Renewal>,
+    lease: Mutex<Lease>,
     ended: CancellationToken,
     holds: TaskTracker,
 }
 
-/// The last confirmation of the lease.
-#[derive(Clone, Copy)]
-struct Renewal {
+/// What is known of the lease of a term.
+struct Lease {
     deadline: Monotonic,
-    at: Timestamp,
+    /// The newest first.
+    renewals: VecDeque<Renewal>,
+}
+
+/// A keep-alive that the store has confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// When, by the wall clock: for people.
+    pub at: Timestamp,
+    /// How long the store took to answer.
+    pub took: Duration,
 }
 
 /// The term is over. Whoever gets this stops, and leaves things as they are: the order
@@ -67,7 +77,7 @@ impl Leadership {
             fence,
             since,
             clock,
-            renewal: Mutex::new(Renewal { deadline, at: since }),
+            lease: Mutex::new(Lease { deadline, renewals: VecDeque::new() }),
             ended: CancellationToken::new(),
             holds: TaskTracker::new(),
         };
@@ -120,18 +130,26 @@ impl Leadership {
 
     /// When the store last confirmed the lease.
     pub fn last_renewed(&self) -> Timestamp {
-        self.renewal().at
+        self.lease().renewals.front().map_or(self.term.since, |renewal| renewal.at)
+    }
+
+    /// The last keep-alives that were confirmed, the newest first; at most ten.
+    pub fn renewals(&self) -> Vec<Renewal> {
+        self.lease().renewals.iter().copied().collect()
     }
 
     /// How long the term lasts if the lease is not confirmed again.
     pub fn remaining(&self) -> Duration {
-        self.renewal().deadline.since(self.term.clock.monotonic())
+        self.lease().deadline.since(self.term.clock.monotonic())
     }
 
-    /// The lease was confirmed.
-    pub(super) fn extend(&self, deadline: Monotonic) {
+    /// The lease was confirmed by a call that took this long.
+    pub(super) fn extend(&self, deadline: Monotonic, took: Duration) {
         let at = self.term.clock.now();
-        *self.renewal() = Renewal { deadline, at };
+        let mut lease = self.lease();
+        lease.deadline = deadline;
+        lease.renewals.truncate(KEPT_RENEWALS - 1);
+        lease.renewals.push_front(Renewal { at, took });
     }
 
     /// Ends the term.
@@ -145,8 +163,8 @@ impl Leadership {
         self.term.holds.wait().await;
     }
 
-    fn renewal(&self) -> MutexGuard<'_, Renewal> {
-        self.term.renewal.lock().expect("no holder panics")
+    fn lease(&self) -> MutexGuard<'_, Lease> {
+        self.term.lease.lock().expect("no holder panics")
     }
 }
 
@@ -159,3 +177,6 @@ impl fmt::Debug for Leadership {
             .finish_non_exhaustive()
     }
 }
+
+/// Keep-alives that are remembered, for whoever looks at how the lease does.
+const KEPT_RENEWALS: usize = 10;

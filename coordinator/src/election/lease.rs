@@ -26,6 +26,21 @@
 //! still pass the fence. Then it resigns, and a successor need not wait for the TTL. A campaign
 //! that is under way then is waited for: if it were dropped, it might win, and nobody would
 //! know.
+//!
+//! # Leaving leadership to others
+//!
+//! Three things make a node stand aside: it does not campaign, neither by itself nor upon a
+//! vacancy, until some moment.
+//! * [`Event::Transfer`]: it has just given leadership up so that somebody else has it. The way
+//!   down is that of a shutdown; what follows is not the end but a wait.
+//! * [`Event::Nominated`]: the leader is about to give leadership up in favour of another node.
+//! * It has let its own lease lapse: its way to the store is bad, whatever the reason, and a
+//!   healthy node should win. The wait doubles with each such term in a row, and ends to count
+//!   with a term that lasts. Without this, a node that reaches the store now and then would take
+//!   leadership again and again, and never for long.
+//!
+//! Each wait is bounded by this node's own monotonic clock, so that a successor who never comes costs
+//! seconds; and it is over when somebody else leads, because then it has served its purpose.
 
 use std::{mem, time::Duration};
 
@@ -34,7 +49,8 @@ use crate::store::Fence;
 
 mod words;
 
-pub(super) use words::{Action, Answer, Attempt, Call, Event, Reason, Timing};
+pub use words::Reason;
+pub(super) use words::{Action, Answer, Attempt, Call, Event, Timing};
 
 /// The machine.
 #[derive(Debug)]
@@ -47,11 +63,15 @@ pub(super) struct Machine {
     /// Whether leadership became free since the campaign that is under way was sent.
     vacant: bool,
     stopping: bool,
+    /// Until when leadership is left to others.
+    aside: Option<Monotonic>,
+    /// Terms in a row that ended because the lease could not be confirmed.
+    lapses: u32,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Not leading; campaigns at `until`.
+    /// Not leading; campaigns at `until`, but not while it stands aside.
     Waiting {
         until: Monotonic,
     },
@@ -75,6 +95,8 @@ struct Pending {
 #[derive(Debug)]
 struct Term {
     fence: Fence,
+    /// When the campaign that won it was sent.
+    since: Monotonic,
     /// When the last call that was confirmed was sent.
     confirmed: Monotonic,
     /// Keep-alives without an answer that were sent after `confirmed`, oldest first.
@@ -93,6 +115,8 @@ impl Machine {
             failures: 0,
             vacant: false,
             stopping: false,
+            aside: None,
+            lapses: 0,
         }
     }
 
@@ -103,12 +127,15 @@ impl Machine {
         match event {
             Event::Woken => {}
             Event::Answered(call, answer) => self.answered(now, call, answer, dice, &mut actions),
-            Event::Vacant => match &mut self.state {
-                State::Waiting { until } => *until = now,
-                // The campaign may have reached the store before the vacancy did.
-                State::Campaigning(_) => self.vacant = true,
-                _ => {}
-            },
+            Event::Vacant => self.heard_of_vacancy(now),
+            Event::Led => {
+                self.aside = None;
+                if let State::Waiting { until } = &mut self.state {
+                    *until = (*until).max(now.after(jittered(POLL, dice)));
+                }
+            }
+            Event::Nominated(hold) => self.aside = self.aside.max(Some(now.after(hold))),
+            Event::Transfer => self.hand_over(now, Reason::Transfer, &mut actions),
             Event::Shutdown => self.shut_down(now, &mut actions),
             Event::Drained => {
                 if let State::Draining { term, .. } = &self.state {
@@ -125,7 +152,7 @@ impl Machine {
     pub(super) fn wake_at(&self) -> Option<Monotonic> {
         let timing = &self.timing;
         match &self.state {
-            State::Waiting { until } => Some(*until),
+            State::Waiting { until } => Some(self.campaigns_at(*until)),
             State::Campaigning(pending) => Some(pending.sent.after(timing.campaign_patience())),
             State::Resigning(pending) => Some(pending.sent.after(timing.resign_patience())),
             State::Leading(term) => Some(term.next.min(timing.deadline(term.confirmed))),
@@ -158,18 +185,36 @@ impl Machine {
             State::Resigning(pending) if pending.sent.after(timing.resign_patience()) <= now => {
                 actions.push(Action::Forget(pending.call));
                 actions.push(Action::Trouble(Attempt::Resign, no_answer()));
-                self.stop(actions);
+                self.given_up(now, actions);
             }
+            _ => {}
+        }
+    }
+
+    /// When one who would campaign at `until` does.
+    fn campaigns_at(&self, until: Monotonic) -> Monotonic {
+        self.aside.map_or(until, |aside| aside.max(until))
+    }
+
+    fn heard_of_vacancy(&mut self, now: Monotonic) {
+        match &mut self.state {
+            // One whose lease has lapsed lets the healthy go first.
+            State::Waiting { until } if self.lapses > 0 => *until = now.after(POLL),
+            State::Waiting { until } => *until = now,
+            // The campaign may have reached the store before the vacancy did.
+            State::Campaigning(_) => self.vacant = true,
             _ => {}
         }
     }
 
     fn begin_what_is_due(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
         let call = Call(self.next_call);
+        let aside = self.aside.is_some_and(|aside| now < aside);
         match &mut self.state {
-            State::Waiting { until } if *until <= now => {
+            State::Waiting { until } if !aside && *until <= now => {
                 self.state = State::Campaigning(Pending { call, sent: now });
                 self.vacant = false;
+                self.aside = None;
                 actions.push(Action::Campaign(call));
                 self.next_call += 1;
             }
@@ -208,7 +253,7 @@ impl Machine {
                 if let Answer::Failed(why) = answer {
                     actions.push(Action::Trouble(Attempt::Resign, why));
                 }
-                self.stop(actions);
+                self.given_up(now, actions);
             }
             // The machine no longer waits for it. If it has won leadership that nobody
             // reckons with, others should not have to wait for its end.
@@ -241,8 +286,8 @@ impl Machine {
                 self.failures = 0;
                 let next = sent.after(self.timing.keep_alive_every());
                 actions.push(Action::Lead(fence.clone(), self.timing.deadline(sent)));
-                self.state =
-                    State::Leading(Term { fence, confirmed: sent, pending: Vec::new(), next });
+                let (pending, since) = (Vec::new(), sent);
+                self.state = State::Leading(Term { fence, since, confirmed: sent, pending, next });
             }
             Answer::Lost | Answer::Fenced | Answer::Done if self.stopping => self.stop(actions),
             Answer::Lost | Answer::Fenced | Answer::Done => {
@@ -281,13 +326,18 @@ impl Machine {
                 if term.pending.is_empty() {
                     term.next = term.confirmed.after(timing.keep_alive_every());
                 }
+                if term.confirmed.since(term.since) >= timing.steady() {
+                    self.lapses = 0;
+                }
                 actions.push(Action::Extend(timing.deadline(term.confirmed)));
             }
             Answer::Failed(why) => {
                 term.next = term.next.min(now.after(jittered(timing.keep_alive_retry(), dice)));
                 actions.push(Action::Trouble(Attempt::KeepAlive, why));
             }
-            Answer::Fenced | Answer::Lost | Answer::Won(_) if draining => self.stop(actions),
+            Answer::Fenced | Answer::Lost | Answer::Won(_) if draining => {
+                self.given_up(now, actions);
+            }
             Answer::Fenced | Answer::Lost | Answer::Won(_) => {
                 self.lose(now, Reason::Fenced, dice, actions);
             }
@@ -302,6 +352,10 @@ impl Machine {
             actions.extend(term.pending.iter().map(|pending| Action::Forget(pending.call)));
         }
         actions.push(Action::StepDown(reason));
+        if reason == Reason::Unconfirmed {
+            self.lapses = self.lapses.saturating_add(1);
+            self.aside = Some(now.after(self.timing.handicap(self.lapses)));
+        }
     }
 
     fn campaign_failed(
@@ -325,13 +379,21 @@ impl Machine {
         if mem::replace(&mut self.stopping, true) {
             return;
         }
-        match mem::replace(&mut self.state, State::Stopped) {
+        match &self.state {
             State::Waiting { .. } => self.stop(actions),
+            State::Leading(_) => self.hand_over(now, Reason::Shutdown, actions),
+            // Its outcome decides.
+            _ => {}
+        }
+    }
+
+    /// Steps down, if it leads, but keeps the lease until what has begun has ended.
+    fn hand_over(&mut self, now: Monotonic, reason: Reason, actions: &mut Vec<Action>) {
+        match mem::replace(&mut self.state, State::Stopped) {
             State::Leading(term) => {
-                actions.push(Action::StepDown(Reason::Shutdown));
+                actions.push(Action::StepDown(reason));
                 self.state = State::Draining { term, until: now.after(self.timing.drain) };
             }
-            // Its outcome decides.
             state => self.state = state,
         }
     }
@@ -343,6 +405,16 @@ impl Machine {
             actions.extend(term.pending.iter().map(|pending| Action::Forget(pending.call)));
         }
         actions.push(Action::Resign(call, fence));
+    }
+
+    /// The lease is given up, as far as the store could be told.
+    fn given_up(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
+        if self.stopping {
+            self.stop(actions);
+            return;
+        }
+        self.aside = Some(now.after(self.timing.patience_with_successors()));
+        self.state = State::Waiting { until: now };
     }
 
     fn stop(&mut self, actions: &mut Vec<Action>) {

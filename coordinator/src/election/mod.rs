@@ -29,9 +29,18 @@
 //! alive and the last writes pass the fence. Then the lease is given up, which deletes the
 //! leader record; the others watch it and campaign at once.
 //!
+//! A transfer goes the same way, on an operator's word, and the process lives on ([`transfer`]).
+//!
+//! # Bad nodes
+//!
+//! No wall clock is read for any of this, so one that is wrong does no harm. A slow link makes
+//! answers late; the lease is counted from the sending, and a second call goes out before the first is
+//! given up. A node that wins and then cannot keep the lease stands aside for a while ([`lease`]).
+//!
 //! # Parts
 //!
-//! [`lease`] decides and is pure; [`runtime`] does what it says; [`leadership`] is what others see.
+//! [`lease`] decides and is pure; [`runtime`] does what it says; [`signs`] is what the store shows
+//! of others; [`leadership`] is what others see; [`observer`] is told what happens.
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,18 +48,27 @@ use chancery_shared::{
     clock::{Monotonic, SharedClock},
     name::NodeName,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::Store;
 
 mod leadership;
 mod lease;
+mod observer;
 mod runtime;
+mod signs;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod transfer;
 
-pub use leadership::{Hold, Leadership, SteppedDown};
+pub use leadership::{Hold, Leadership, Renewal, SteppedDown};
+pub use lease::Reason;
+pub use observer::{Observation, Observer, Outcome};
+pub use transfer::Transfers;
 
 /// How to take part in the election.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,17 +87,22 @@ pub fn start(
     store: Arc<dyn Store>,
     clock: SharedClock,
     options: Options,
+    observer: Arc<dyn Observer>,
     shutdown: CancellationToken,
 ) -> Election {
     let (publish, leadership) = watch::channel(None);
-    let task = tokio::spawn(runtime::run(store, clock, options, shutdown, publish));
-    Election { leadership, task }
+    let (commands, orders) = mpsc::channel(1);
+    let transfers = Transfers::new(store.clone(), options.drain, commands);
+    let parts = runtime::Parts { store, clock, options, observer };
+    let task = tokio::spawn(runtime::run(parts, shutdown, orders, publish));
+    Election { leadership, transfers, task }
 }
 
 /// A running election.
 #[derive(Debug)]
 pub struct Election {
     leadership: watch::Receiver<Option<Leadership>>,
+    transfers: Transfers,
     task: JoinHandle<()>,
 }
 
@@ -87,6 +110,11 @@ impl Election {
     /// Shows the term while this node leads, and `None` while it does not.
     pub fn subscribe(&self) -> watch::Receiver<Option<Leadership>> {
         self.leadership.clone()
+    }
+
+    /// Through which this node can be told to hand over.
+    pub fn transfers(&self) -> Transfers {
+        self.transfers.clone()
     }
 
     /// The term, if this node leads now.

@@ -1,8 +1,8 @@
 //! Does what the lease machine says, and tells it what comes of it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use chancery_shared::{clock::SharedClock, dice, retry::Policy};
+use chancery_shared::{clock::SharedClock, dice, number::Epoch};
 use tokio::{
     sync::{mpsc, watch},
     task::{AbortHandle, Id, JoinError, JoinSet},
@@ -10,31 +10,37 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Options,
+    Monotonic, Observation, Observer, Options, Outcome,
     leadership::Leadership,
     lease::{Action, Answer, Attempt, Call, Event, Machine, Reason, Timing},
+    signs::{self, Sign},
 };
-use crate::{
-    record::key,
-    store::{Campaign, Candidate, Change, Error, Fence, Store},
-};
+use crate::store::{Campaign, Candidate, Error, Fence, Store};
 
-/// Takes part in the election until `shutdown`, and returns once the lease is given up.
+/// What the election works with.
+pub(super) struct Parts {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: SharedClock,
+    pub(super) options: Options,
+    pub(super) observer: Arc<dyn Observer>,
+}
+
+/// Takes part in the election until `shutdown`, and returns once the lease is given up. `transfers`
+/// brings the epochs of terms that are to end.
 pub(super) async fn run(
-    store: Arc<dyn Store>,
-    clock: SharedClock,
-    options: Options,
+    parts: Parts,
     shutdown: CancellationToken,
+    mut transfers: mpsc::Receiver<Epoch>,
     publish: watch::Sender<Option<Leadership>>,
 ) {
-    let (tell, mut vacancies) = mpsc::channel(1);
+    let (tell, mut shown) = mpsc::channel(SIGNS_QUEUE);
     let mut watcher = JoinSet::new();
-    watcher.spawn(tell_vacancies(store.clone(), tell));
+    watcher.spawn(signs::tell(parts.store.clone(), tell));
 
-    let timing = Timing::new(options.ttl, options.drain);
+    let clock = parts.clock.clone();
+    let timing = Timing::new(parts.options.ttl, parts.options.drain);
     let mut machine = Machine::new(timing, clock.monotonic());
-    let candidate = Candidate { node: options.node, ttl: options.ttl };
-    let mut runtime = Runtime::new(store, clock.clone(), candidate, publish);
+    let mut runtime = Runtime::new(parts, publish);
     let mut event = Event::Woken;
     let mut told_to_stop = false;
     loop {
@@ -52,12 +58,13 @@ pub(super) async fn run(
                 told_to_stop = true;
                 Event::Shutdown
             }
-            Some((call, answer)) = runtime.calls.next() => Event::Answered(call, answer),
+            Some((call, answer)) = runtime.calls.next() => runtime.answered(call, answer),
             () = drained(runtime.draining.clone()) => {
                 runtime.draining = None;
                 Event::Drained
             }
-            Some(()) = vacancies.recv() => Event::Vacant,
+            Some(epoch) = transfers.recv() => runtime.told_to_transfer(epoch),
+            Some(sign) = shown.recv() => runtime.shown(sign),
             () = tokio::time::sleep(wake_in.unwrap_or_default()), if wake_in.is_some() => {
                 Event::Woken
             }
@@ -69,40 +76,91 @@ struct Runtime {
     store: Arc<dyn Store>,
     clock: SharedClock,
     candidate: Candidate,
+    observer: Arc<dyn Observer>,
     publish: watch::Sender<Option<Leadership>>,
     calls: Calls,
-    /// The term that has stepped down for a shutdown.
+    /// How long the call took that was answered last.
+    took: Duration,
+    /// The term that has stepped down but holds its lease.
     draining: Option<Leadership>,
+    /// The latest term of which there was a leader record.
+    newest: Epoch,
 }
 
 impl Runtime {
-    fn new(
-        store: Arc<dyn Store>,
-        clock: SharedClock,
-        candidate: Candidate,
-        publish: watch::Sender<Option<Leadership>>,
-    ) -> Self {
-        Self { store, clock, candidate, publish, calls: Calls::default(), draining: None }
+    fn new(parts: Parts, publish: watch::Sender<Option<Leadership>>) -> Self {
+        let Parts { store, clock, options, observer } = parts;
+        let candidate = Candidate { node: options.node, ttl: options.ttl };
+        let calls = Calls::default();
+        let (took, draining, newest) = (Duration::ZERO, None, Epoch(0));
+        Self { store, clock, candidate, observer, publish, calls, took, draining, newest }
+    }
+
+    /// Notes how a call went, for those who count. Failures come as [`Action::Trouble`].
+    fn answered(&mut self, call: Started, answer: Answer) -> Event {
+        self.took = self.clock.monotonic().since(call.at);
+        match (call.what, &answer) {
+            (Attempt::Campaign, Answer::Lost) => {
+                self.observer.observe(&Observation::Campaigned(Outcome::Lost));
+            }
+            (Attempt::KeepAlive, Answer::Done) => {
+                self.observer.observe(&Observation::KeptAlive { took: self.took });
+            }
+            _ => {}
+        }
+        Event::Answered(call.call, answer)
+    }
+
+    /// The command is for one term: by now it may be over.
+    fn told_to_transfer(&self, epoch: Epoch) -> Event {
+        let leads = self.publish.borrow().as_ref().is_some_and(|term| term.epoch() == epoch);
+        if leads { Event::Transfer } else { Event::Woken }
+    }
+
+    fn shown(&mut self, sign: Sign) -> Event {
+        let at = self.clock.monotonic();
+        match sign {
+            Sign::Vacant => {
+                self.observer.observe(&Observation::Vacant { at });
+                Event::Vacant
+            }
+            Sign::Led(leader) => {
+                self.newest = self.newest.max(leader.epoch);
+                self.observer.observe(&Observation::Led { epoch: leader.epoch, at });
+                if leader.node == self.candidate.node { Event::Woken } else { Event::Led }
+            }
+            Sign::Nominated(nomination) => {
+                let counts = nomination.epoch >= self.newest;
+                if counts && nomination.node != self.candidate.node {
+                    Event::Nominated(Duration::from_millis(nomination.hold_millis).min(MOST_HELD))
+                } else {
+                    Event::Woken
+                }
+            }
+        }
     }
 
     fn perform(&mut self, action: Action) {
-        let store = self.store.clone();
+        let (store, at) = (self.store.clone(), self.clock.monotonic());
         match action {
             Action::Campaign(call) => {
                 let candidate = self.candidate.clone();
-                self.calls.start(call, async move { campaign(&*store, &candidate).await });
+                let started = Started { call, what: Attempt::Campaign, at };
+                self.calls.start(started, async move { campaign(&*store, &candidate).await });
             }
             Action::KeepAlive(call, fence) => {
-                self.calls.start(call, async move { done(store.keep_alive(&fence).await) });
+                let started = Started { call, what: Attempt::KeepAlive, at };
+                self.calls.start(started, async move { done(store.keep_alive(&fence).await) });
             }
             Action::Resign(call, fence) => {
-                self.calls.start(call, async move { done(store.resign(&fence).await) });
+                let started = Started { call, what: Attempt::Resign, at };
+                self.calls.start(started, async move { done(store.resign(&fence).await) });
             }
             Action::Forget(call) => self.calls.forget(call),
             Action::Lead(fence, until) => self.lead(fence, until),
             Action::Extend(until) => {
                 if let Some(leadership) = self.publish.borrow().as_ref() {
-                    leadership.extend(until);
+                    leadership.extend(until, self.took);
                 }
             }
             Action::StepDown(reason) => self.step_down(reason),
@@ -111,8 +169,9 @@ impl Runtime {
         }
     }
 
-    fn lead(&mut self, fence: Fence, until: super::Monotonic) {
+    fn lead(&mut self, fence: Fence, until: Monotonic) {
         tracing::info!(node = %self.candidate.node, epoch = %fence.epoch, "this coordinator leads");
+        self.observer.observe(&Observation::Campaigned(Outcome::Won));
         let leadership = Leadership::new(fence, self.clock.clone(), until);
         self.publish.send_replace(Some(leadership));
     }
@@ -120,8 +179,9 @@ impl Runtime {
     fn step_down(&mut self, reason: Reason) {
         let Some(leadership) = self.publish.send_replace(None) else { return };
         leadership.end();
+        self.observer.observe(&Observation::SteppedDown(reason));
         let (node, epoch) = (&self.candidate.node, leadership.epoch());
-        if reason == Reason::Shutdown {
+        if reason.is_hand_over() {
             tracing::info!(%node, %epoch, %reason, "this coordinator steps down");
             self.draining = Some(leadership);
         } else {
@@ -133,9 +193,11 @@ impl Runtime {
         let node = &self.candidate.node;
         match attempt {
             Attempt::Campaign => {
+                self.observer.observe(&Observation::Campaigned(Outcome::Failed));
                 tracing::warn!(%node, why, "cannot campaign for leadership; will try again");
             }
             Attempt::KeepAlive => {
+                self.observer.observe(&Observation::KeepAliveFailed);
                 tracing::warn!(%node, why, "cannot keep the lease alive; will try again");
             }
             Attempt::Resign => {
@@ -153,30 +215,38 @@ async fn drained(term: Option<Leadership>) {
     }
 }
 
+/// A call to the store.
+#[derive(Clone, Copy, Debug)]
+struct Started {
+    call: Call,
+    what: Attempt,
+    at: Monotonic,
+}
+
 /// The calls to the store that are under way. Dropping this drops them.
 #[derive(Default)]
 struct Calls {
     tasks: JoinSet<Answer>,
-    running: HashMap<Id, (Call, AbortHandle)>,
+    running: HashMap<Id, (Started, AbortHandle)>,
 }
 
 impl Calls {
-    fn start(&mut self, call: Call, answer: impl Future<Output = Answer> + Send + 'static) {
+    fn start(&mut self, call: Started, answer: impl Future<Output = Answer> + Send + 'static) {
         let handle = self.tasks.spawn(answer);
         self.running.insert(handle.id(), (call, handle));
     }
 
     fn forget(&mut self, call: Call) {
         self.running.retain(|_, (running, handle)| {
-            if *running == call {
+            if running.call == call {
                 handle.abort();
             }
-            *running != call
+            running.call != call
         });
     }
 
     /// The next answer; `None` if no call is under way. Cancel-safe.
-    async fn next(&mut self) -> Option<(Call, Answer)> {
+    async fn next(&mut self) -> Option<(Started, Answer)> {
         loop {
             let (id, answer) = match self.tasks.join_next_with_id().await? {
                 Ok((id, answer)) => (id, answer),
@@ -210,43 +280,7 @@ fn done(result: Result<(), Error>) -> Answer {
     }
 }
 
-/// Tells whenever the leader record is deleted, and whenever it is found missing after the
-/// store could not be watched for a while. Ends with its receiver.
-async fn tell_vacancies(store: Arc<dyn Store>, tell: mpsc::Sender<()>) {
-    let mut waits = Policy::CONNECT.waits();
-    loop {
-        if let Err(error) = tell_until_lost(&*store, &tell, || waits.reset()).await {
-            tracing::debug!(%error, "cannot watch the leader record");
-        }
-        if tell.is_closed() {
-            return;
-        }
-        tokio::time::sleep(waits.next_wait()).await;
-    }
-}
-
-async fn tell_until_lost(
-    store: &dyn Store,
-    tell: &mpsc::Sender<()>,
-    mut works: impl FnMut(),
-) -> Result<(), Error> {
-    let snapshot = store.list(key::LEADER).await?;
-    let mut watch = store.watch(key::LEADER, snapshot.revision).await?;
-    if !snapshot.entries.iter().any(|entry| entry.key == key::LEADER) {
-        vacant(tell);
-    }
-    while let Some(commit) = watch.next().await {
-        works();
-        let is_vacancy =
-            |change: &Change| matches!(change, Change::Delete { key } if key == key::LEADER);
-        if commit?.changes.iter().any(is_vacancy) {
-            vacant(tell);
-        }
-    }
-    Ok(())
-}
-
-fn vacant(tell: &mpsc::Sender<()>) {
-    // One that is still waiting to be heard says as much as two.
-    let _ = tell.try_send(());
-}
+/// Signs that the watcher may be ahead by.
+const SIGNS_QUEUE: usize = 16;
+/// The longest that a nomination can make this node hold back, whatever its record says.
+const MOST_HELD: Duration = Duration::from_secs(10);

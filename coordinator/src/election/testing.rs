@@ -6,7 +6,7 @@ use chancery_shared::clock::SharedClock;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Leadership, Options, start};
-use crate::store::Store;
+use crate::{metrics::Metrics, store::Store};
 
 /// Takes part in the election of `store` as `node` and waits until it is won. The node leads
 /// until the guard is dropped.
@@ -21,7 +21,7 @@ pub(crate) async fn lead(
         ttl: Duration::from_secs(15),
         drain: Duration::from_secs(1),
     };
-    let election = start(store, clock, options, shutdown.clone());
+    let election = start(store, clock, options, Arc::new(Metrics::default()), shutdown.clone());
     let mut leadership = election.subscribe();
     let term = leadership.wait_for(Option::is_some).await.unwrap().clone().unwrap();
     (term, shutdown.drop_guard())

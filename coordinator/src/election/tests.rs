@@ -1,4 +1,7 @@
-use std::sync::Mutex;
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+};
 
 use async_trait::async_trait;
 use chancery_shared::{
@@ -8,6 +11,7 @@ use chancery_shared::{
 
 use super::*;
 use crate::{
+    metrics::Metrics,
     record::{self, Leader, key},
     store::{
         Batch, Campaign, Candidate, Entry, Error, Fence, Snapshot, Watch, memory::MemoryStore,
@@ -35,11 +39,13 @@ enum Fault {
 struct Wire {
     store: Arc<MemoryStore>,
     fault: Mutex<Fault>,
+    refuse_commits: AtomicBool,
 }
 
 impl Wire {
     fn new(store: &Arc<MemoryStore>) -> Arc<Self> {
-        Arc::new(Self { store: store.clone(), fault: Mutex::new(Fault::None) })
+        let (store, fault) = (store.clone(), Mutex::new(Fault::None));
+        Arc::new(Self { store, fault, refuse_commits: AtomicBool::new(false) })
     }
 
     fn set(&self, fault: Fault) {
@@ -79,6 +85,9 @@ impl Store for Wire {
     }
 
     async fn commit(&self, batch: Batch) -> Result<Revision, Error> {
+        if self.refuse_commits.load(SeqCst) {
+            return Err(Error::Unavailable("no commits today".to_owned()));
+        }
         self.store.commit(batch).await
     }
 
@@ -133,7 +142,8 @@ impl Node {
     fn start(store: &Arc<MemoryStore>, clock: &SharedClock, name: &str) -> Self {
         let (wire, shutdown) = (Wire::new(store), CancellationToken::new());
         let options = Options { node: name.parse().unwrap(), ttl: TTL, drain: DRAIN };
-        let election = start(wire.clone(), clock.clone(), options, shutdown.clone());
+        let metrics = Arc::new(Metrics::default());
+        let election = start(wire.clone(), clock.clone(), options, metrics, shutdown.clone());
         Self { wire, terms: election.subscribe(), election, shutdown }
     }
 
@@ -358,6 +368,251 @@ async fn a_follower_stops_at_once() {
     b.shutdown.cancel();
     b.election.stopped().await;
     assert_eq!(leader_record(&store).await.unwrap().node.as_str(), "a");
+}
+
+/// Three nodes, of which `a` leads.
+async fn three(store: &Arc<MemoryStore>, clock: &SharedClock) -> [Node; 3] {
+    let mut a = Node::start(store, clock, "a");
+    a.leads().await;
+    let others = ["b", "c"].map(|name| Node::start(store, clock, name));
+    tokio::time::sleep(TTL).await;
+    let [b, c] = others;
+    [a, b, c]
+}
+
+impl Node {
+    async fn transfer(&self, to: Option<&str>) -> Epoch {
+        let term = self.election.current().expect("it leads");
+        let nominee = to.map(|name| name.parse().unwrap());
+        self.election.transfers().transfer(&term, nominee.as_ref()).await.unwrap();
+        assert!(term.check().is_err());
+        term.epoch()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn leadership_goes_to_the_nominee_and_stays_there() {
+    for round in 0..20 {
+        let (store, clock) = scene();
+        let [a, b, mut c] = three(&store, &clock).await;
+        let before = a.transfer(Some("c")).await;
+        let stepped_down = clock.monotonic();
+        let next = c.leads().await;
+        let took = clock.monotonic().since(stepped_down);
+        assert!(took < Duration::from_millis(20), "round {round}: {took:?}");
+        assert!(next.epoch() > before);
+        transfer::forget(&*store, &next).await.unwrap();
+        tokio::time::sleep(TTL * 10).await;
+        assert!(next.check().is_ok() && a.terms.borrow().is_none() && b.terms.borrow().is_none());
+        // The one who handed over is a follower as any other.
+        drop(b);
+        c.transfer(Some("a")).await;
+        assert_eq!(leader_record(&store).await.unwrap().node.as_str(), "a");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_nominee_another_leads() {
+    let (store, clock) = scene();
+    let [a, b, c] = three(&store, &clock).await;
+    a.transfer(None).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(b.terms.borrow().is_some() != c.terms.borrow().is_some());
+    assert!(a.terms.borrow().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nominee_that_never_comes_costs_a_bounded_time() {
+    let (store, clock) = scene();
+    let [a, mut b, c] = three(&store, &clock).await;
+    c.wire.set(Fault::Hang);
+    a.transfer(Some("c")).await;
+    let before = clock.monotonic();
+    b.leads().await;
+    let took = clock.monotonic().since(before);
+    assert!(took > Duration::from_secs(1) && took < Duration::from_secs(4), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_with_nobody_to_hand_over_to_leads_again() {
+    let (store, clock) = scene();
+    let mut a = Node::start(&store, &clock, "a");
+    let first = a.leads().await;
+    a.transfer(None).await;
+    a.follows().await;
+    let before = clock.monotonic();
+    let second = a.leads().await;
+    let took = clock.monotonic().since(before);
+    assert!(took >= TTL && took < TTL + Duration::from_secs(2), "{took:?}");
+    assert!(second.epoch() > first.epoch());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nomination_by_a_leader_who_dies_delays_nobody_beyond_the_ttl() {
+    let (store, clock) = scene();
+    let [a, mut b, c] = three(&store, &clock).await;
+    let term = a.election.current().unwrap();
+    let nomination =
+        record::Nomination { node: "c".parse().unwrap(), epoch: term.epoch(), hold_millis: 3_100 };
+    let batch = term.batch().put(key::NOMINATION, record::encode(&nomination));
+    store.commit(batch).await.unwrap();
+    // Leader and nominee are gone before anything else happens.
+    let before = clock.monotonic();
+    a.wire.set(Fault::Hang);
+    c.wire.set(Fault::Hang);
+    b.leads().await;
+    let took = clock.monotonic().since(before);
+    assert!(took <= TTL + Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_nomination_of_an_earlier_term_means_nothing() {
+    let (store, clock) = scene();
+    let [a, b, _] = three(&store, &clock).await;
+    let nomination =
+        record::Nomination { node: "c".parse().unwrap(), epoch: Epoch(0), hold_millis: 9_000 };
+    let batch = Batch::unfenced().put(key::NOMINATION, record::encode(&nomination));
+    store.commit(batch).await.unwrap();
+    drop(b);
+    let mut late = Node::start(&store, &clock, "late");
+    tokio::time::sleep(TTL).await;
+    a.transfer(Some("late")).await;
+    late.leads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_written_down_is_not_handed_over() {
+    let (store, clock) = scene();
+    let [a, ..] = three(&store, &clock).await;
+    let term = a.election.current().unwrap();
+    a.wire.refuse_commits.store(true, SeqCst);
+    let nominee = "c".parse().unwrap();
+    let error = a.election.transfers().transfer(&term, Some(&nominee)).await.unwrap_err();
+    assert!(error.to_string().contains("was not handed over"), "{error}");
+    assert!(term.check().is_ok());
+    tokio::time::sleep(TTL * 2).await;
+    assert!(term.check().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transfer_waits_for_what_has_begun() {
+    let (store, clock) = scene();
+    let [a, _, mut c] = three(&store, &clock).await;
+    let term = a.election.current().unwrap();
+    let hold = term.hold().unwrap();
+    a.transfer(Some("c")).await;
+    tokio::time::sleep(DRAIN / 2).await;
+    assert!(c.terms.borrow().is_none() && passes(&store, &term).await);
+    drop(hold);
+    c.leads().await;
+    assert!(!passes(&store, &term).await);
+}
+
+/// A wall clock that jumps by years with each look, over a monotonic one that does not.
+struct Mad {
+    monotonic: SystemClock,
+    looks: AtomicU64,
+}
+
+impl chancery_shared::clock::Clock for Mad {
+    fn now(&self) -> jiff::Timestamp {
+        let look = self.looks.fetch_add(1, SeqCst);
+        let year = i64::try_from(look * 7_919 % 60).unwrap();
+        jiff::Timestamp::from_second(year * 31_556_952).unwrap()
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        self.monotonic.monotonic()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_jumps_changes_nothing() {
+    let (store, clock) = scene();
+    let mad: SharedClock = Arc::new(Mad { monotonic: SystemClock::new(), looks: 0.into() });
+    let mut a = Node::start(&store, &mad, "a");
+    let term = a.leads().await;
+    let mut b = Node::start(&store, &clock, "b");
+    tokio::time::sleep(TTL * 20).await;
+    assert_eq!(term.check(), Ok(()));
+    assert!(b.terms.borrow().is_none(), "nobody took it away");
+    a.transfer(Some("b")).await;
+    b.leads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_on_a_bad_link_does_not_take_leadership_back_and_forth() {
+    let (store, clock) = scene();
+    let mut flaps = Node::start(&store, &clock, "flaps");
+    flaps.leads().await;
+    let healthy = Node::start(&store, &clock, "healthy");
+    tokio::time::sleep(TTL).await;
+    let first = leader_record(&store).await.unwrap().epoch;
+    // Its way to the store works for a while, and then not, over and over.
+    for _ in 0..10 {
+        flaps.wire.set(Fault::Hang);
+        tokio::time::sleep(TTL * 3 / 2).await;
+        flaps.wire.set(Fault::None);
+        tokio::time::sleep(TTL * 3 / 2).await;
+    }
+    let leader = leader_record(&store).await.unwrap();
+    assert_eq!(leader.node.as_str(), "healthy");
+    assert_eq!(leader.epoch, first.next(), "one change, and no more");
+    assert!(healthy.election.current().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_alone_on_a_bad_link_leads_when_it_can() {
+    let (store, clock) = scene();
+    let mut node = Node::start(&store, &clock, "a");
+    node.leads().await;
+    for _ in 0..5 {
+        node.wire.set(Fault::Hang);
+        node.follows().await;
+        node.wire.set(Fault::None);
+        node.leads().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_count_are_told() {
+    let (store, clock) = scene();
+    let metrics = Arc::new(Metrics::default());
+    let options = Options { node: "a".parse().unwrap(), ttl: TTL, drain: DRAIN };
+    let (wire, shutdown) = (Wire::new(&store), CancellationToken::new());
+    let election = start(wire.clone(), clock.clone(), options, metrics.clone(), shutdown.clone());
+    let mut terms = election.subscribe();
+    let term = terms.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    tokio::time::sleep(TTL * 10).await;
+    assert_eq!(term.renewals().len(), 10, "no more are kept");
+    wire.set(Fault::Fail);
+    terms.wait_for(Option::is_none).await.unwrap();
+    let mut registry = prometheus_client::registry::Registry::default();
+    metrics.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    for line in [
+        "chancery_lease_campaigns_total{outcome=\"won\"} 1",
+        "chancery_lease_step_downs_total{reason=\"unconfirmed\"} 1",
+        "chancery_lease_leader_changes_total 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("chancery_lease_keep_alive_failures_total 0\n"), "{text}");
+    assert!(!text.contains("chancery_lease_keep_alive_duration_seconds_count 0\n"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_without_a_leader_is_counted() {
+    let (store, clock) = scene();
+    let metrics = Metrics::default();
+    metrics.observe(&Observation::Vacant { at: clock.monotonic() });
+    tokio::time::sleep(TTL).await;
+    assert_eq!(metrics.vacant(clock.monotonic()), TTL, "while it lasts");
+    metrics.observe(&Observation::Led { epoch: Epoch(1), at: clock.monotonic() });
+    tokio::time::sleep(TTL).await;
+    assert_eq!(metrics.vacant(clock.monotonic()), TTL);
+    drop(store);
 }
 
 /// A process that is stopped runs no task. Its first look at the clock has to be enough.

@@ -1,6 +1,8 @@
 //! Over real HTTP.
 
-use chancery_shared::number::Generation;
+use std::collections::BTreeSet;
+
+use chancery_shared::{name::CertName, number::Generation};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -9,6 +11,7 @@ use tokio::{
 use super::*;
 use crate::{
     api::testing::Fleet,
+    election::{Observation, Observer as _, Outcome, Reason},
     metrics::Refusal,
     mirror::Health,
     record::{Deployment, DeploymentState, key},
@@ -35,16 +38,10 @@ async fn get(address: std::net::SocketAddr, path: &str) -> (String, String) {
     (head.lines().next().unwrap().to_owned(), body.to_owned())
 }
 
-#[tokio::test]
-async fn metrics_show_what_is_so_and_forget_what_is_gone() {
-    let fleet = Fleet::start().await;
-    let address = listen(&fleet).await;
-    let www = fleet.declare("www", &["role=web"]).await;
-    fleet.issue(&www, 3).await;
-    fleet.join("web-1", &["role=web"]).await;
-    let deployment = Deployment {
+fn failing_deployment(fleet: &Fleet, certificate: &CertName) -> Deployment {
+    Deployment {
         agent: "web-1".parse().unwrap(),
-        certificate: www.clone(),
+        certificate: certificate.clone(),
         state: DeploymentState::ProbeFailed,
         delivered: Generation(3),
         installed: Generation(2),
@@ -52,7 +49,17 @@ async fn metrics_show_what_is_so_and_forget_what_is_gone() {
         message: String::new(),
         changed_at: fleet.clock.now(),
         failures: 1,
-    };
+    }
+}
+
+#[tokio::test]
+async fn metrics_show_what_is_so_and_forget_what_is_gone() {
+    let fleet = Fleet::start().await;
+    let address = listen(&fleet).await;
+    let www = fleet.declare("www", &["role=web"]).await;
+    fleet.issue(&www, 3).await;
+    fleet.join("web-1", &["role=web"]).await;
+    let deployment = failing_deployment(&fleet, &www);
     fleet.put(key::deployment(&deployment.agent, &www), &deployment).await;
     fleet.metrics.order_finished(&"test".parse().unwrap(), "issued");
     fleet.metrics.order_possibly_orphaned(&"test".parse().unwrap());
@@ -76,6 +83,9 @@ async fn metrics_show_what_is_so_and_forget_what_is_gone() {
         "chancery_events_dropped_total 0",
         "chancery_lease_held 1",
         "chancery_lease_epoch 1",
+        "chancery_lease_keep_alive_failures_total 0",
+        "chancery_lease_vacant_seconds_total 0.0",
+        "chancery_store_mirror_age_seconds 0.0",
         "chancery_agents{state=\"joined\"} 0",
         "chancery_agents{state=\"disconnected\"} 1",
         "chancery_deployments{state=\"probe-failed\"} 1",
@@ -100,13 +110,66 @@ async fn readiness_says_why_not() {
     let address = listen(&fleet).await;
     assert_eq!(get(address, "/livez").await.0, "HTTP/1.1 200 OK");
     let (status, body) = get(address, "/readyz").await;
-    assert_eq!((status.as_str(), body.as_str()), ("HTTP/1.1 200 OK", "ready\n"));
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    assert!(body.starts_with("ready\nstore: followed, revision "), "{body}");
+    assert!(body.ends_with("\nleader: node-1, epoch 1\n"), "{body}");
     // Its watch ends, and no new one begins.
     fleet.lose_store().await;
     assert!(matches!(fleet.mirror.health(), Health::Lost { .. }));
-    let (status, body) = get(address, "/readyz").await;
-    assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
-    assert!(body.contains("the store cannot be followed"), "{body}");
+    for (path, expected) in [
+        // A moment of it changes nothing ...
+        ("/readyz", "200 OK"),
+        ("/readyz?max_age=never", "200 OK"),
+        // ... unless somebody wants to know.
+        ("/readyz?max_age=0s", "503 Service Unavailable"),
+        ("/readyz?max_age=soon", "400 Bad Request"),
+        ("/readyz?max_ages=1s", "400 Bad Request"),
+    ] {
+        let (status, body) = get(address, path).await;
+        assert_eq!(status, format!("HTTP/1.1 {expected}"), "{path}: {body}");
+        if !status.contains("400") {
+            assert!(body.contains("\nreason: the store cannot be followed"), "{body}");
+            assert!(body.contains("serving agents what was last known"), "{body}");
+        }
+    }
+    let (_, metrics) = get(address, "/metrics").await;
+    assert!(metrics.contains("\nchancery_store_followed 0\n"), "{metrics}");
+    assert!(!metrics.contains("\nchancery_store_mirror_age_seconds 0.0\n"), "{metrics}");
     assert_eq!(get(address, "/livez").await.0, "HTTP/1.1 200 OK");
     assert_eq!(get(address, "/").await.0, "HTTP/1.1 404 Not Found");
+}
+
+#[tokio::test]
+async fn every_metric_is_documented_and_every_documented_one_is_there() {
+    let fleet = Fleet::start().await;
+    let address = listen(&fleet).await;
+    let www = fleet.declare("www", &["role=web"]).await;
+    fleet.issue(&www, 3).await;
+    fleet.join("web-1", &["role=web"]).await;
+    let deployment = failing_deployment(&fleet, &www);
+    fleet.put(key::deployment(&deployment.agent, &www), &deployment).await;
+    // Counters with labels are there once something was counted.
+    let issuer = "test".parse().unwrap();
+    fleet.metrics.order_finished(&issuer, "issued");
+    fleet.metrics.order_possibly_orphaned(&issuer);
+    fleet.metrics.refused(Refusal::Token);
+    fleet.metrics.observe(&Observation::Campaigned(Outcome::Lost));
+    fleet.metrics.observe(&Observation::SteppedDown(Reason::Fenced));
+    let (_, body) = get(address, "/metrics").await;
+    let told: BTreeSet<String> = body
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .map(|line| match line.split_once(' ').unwrap() {
+            (name, "counter") => format!("{name}_total"),
+            (name, "info") => format!("{name}_info"),
+            (name, _) => name.to_owned(),
+        })
+        .collect();
+    let page = include_str!("../../../docs/monitoring.md");
+    let documented: BTreeSet<String> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `chancery_")?.split('`').next())
+        .map(|name| format!("chancery_{name}"))
+        .collect();
+    assert_eq!(told, documented);
 }

@@ -8,6 +8,10 @@
 //! A change wakes exactly those who asked for it: an agent's stream when something
 //! that the agent is entitled to has changed, the scheduler with the names of the certificates, an
 //! operator who follows one certificate. Nobody scans on a timer.
+//!
+//! A store that is away leaves the view as it was, and agents go on being served from it. Afterwards the
+//! watch goes on from the revision that the view shows; the whole is listed again only
+//! if the store no longer has what came after, and not by all coordinators at the same moment.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,9 +19,12 @@ use std::{
         Arc, Mutex, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use chancery_shared::{
+    clock::{Clock as _, Monotonic, SystemClock},
+    dice,
     name::{AgentName, CertName},
     number::Revision,
     retry::Policy,
@@ -38,6 +45,8 @@ pub struct Mirror {
     /// Told after each change of `revision`. All who wait are woken in the order in which they came.
     moved: Notify,
     health: watch::Sender<Health>,
+    /// Tokio's own time, as that of the waits here.
+    time: SystemClock,
     touched: broadcast::Sender<Arc<Touched>>,
     /// Where agents find the coordinators that are there.
     coordinators: watch::Sender<Arc<[String]>>,
@@ -54,6 +63,8 @@ pub enum Health {
     Lost {
         /// What the store said.
         reason: String,
+        /// When it was first said.
+        since: Monotonic,
     },
 }
 
@@ -89,6 +100,7 @@ impl Mirror {
             view: RwLock::new(view),
             coordinators: watch::Sender::new(coordinators),
             health: watch::Sender::new(Health::Following),
+            time: SystemClock::new(),
             touched: broadcast::Sender::new(TOUCHED_QUEUE),
             agents: Mutex::default(),
         });
@@ -128,6 +140,14 @@ impl Mirror {
         self.health.borrow().clone()
     }
 
+    /// How long the store has not been followed; `None` while it is.
+    pub fn lost_for(&self) -> Option<Duration> {
+        match &*self.health.borrow() {
+            Health::Following => None,
+            Health::Lost { since, .. } => Some(self.time.monotonic().since(*since)),
+        }
+    }
+
     /// What each commit touches, from now on. A receiver that lags has to look at
     /// everything.
     pub fn touched(&self) -> broadcast::Receiver<Arc<Touched>> {
@@ -148,43 +168,59 @@ impl Mirror {
 
     /// Follows the store forever, listing again whenever the watch cannot go on.
     async fn follow(&self, store: Arc<dyn Store>) {
-        let mut waits = Policy::CONNECT.waits();
+        let mut waits = RECONNECT.waits();
         loop {
-            let error = match store.watch("", self.revision()).await {
-                Ok(mut commits) => {
-                    // Now, not with the first commit: a quiet store has none for hours.
-                    self.health.send_replace(Health::Following);
-                    loop {
-                        match commits.next().await {
-                            Some(Ok(commit)) => {
-                                waits.reset();
-                                self.apply(&commit);
-                            }
-                            Some(Err(error)) => break error,
-                            None => break Error::Unavailable("the watch ended".to_owned()),
-                        }
-                    }
-                }
-                Err(error) => error,
-            };
+            let opened = self.time.monotonic();
+            let mut error = self.follow_watch(&*store, || waits.reset()).await;
+            if self.time.monotonic().since(opened) > STEADY {
+                waits.reset();
+            }
             if matches!(error, Error::Compacted { .. }) {
+                // After an outage this may be so for all coordinators at once.
+                tokio::time::sleep(MOST_SPREAD.mul_f64(dice::roll())).await;
                 match store.list("").await {
                     Ok(snapshot) => {
                         self.replace(View::of(&snapshot));
                         continue;
                     }
-                    Err(error) => self.lost(&error),
+                    Err(failed) => error = failed,
                 }
-            } else {
-                self.lost(&error);
             }
+            self.lost(&error);
             tokio::time::sleep(waits.next_wait()).await;
+        }
+    }
+
+    /// Follows the store as long as one watch lasts. Returns why it ended.
+    async fn follow_watch(&self, store: &dyn Store, mut works: impl FnMut()) -> Error {
+        let mut commits = match store.watch("", self.revision()).await {
+            Ok(commits) => commits,
+            Err(error) => return error,
+        };
+        // Now, not with the first commit: a quiet store has none for hours.
+        self.health.send_replace(Health::Following);
+        loop {
+            match commits.next().await {
+                Some(Ok(commit)) => {
+                    works();
+                    self.apply(&commit);
+                }
+                Some(Err(error)) => return error,
+                None => return Error::Unavailable("the watch ended".to_owned()),
+            }
         }
     }
 
     fn lost(&self, error: &Error) {
         tracing::warn!(%error, "cannot follow the store; serving what was last known");
-        self.health.send_replace(Health::Lost { reason: error.to_string() });
+        let now = self.time.monotonic();
+        self.health.send_modify(|health| {
+            let since = match health {
+                Health::Following => now,
+                Health::Lost { since, .. } => *since,
+            };
+            *health = Health::Lost { reason: error.to_string(), since };
+        });
     }
 
     fn replace(&self, view: View) {
@@ -254,6 +290,14 @@ impl Mirror {
     }
 }
 
+/// Between tries to follow the store. Short even after an outage of hours: what is missed meanwhile
+/// is missed by every agent that is connected here.
+const RECONNECT: Policy =
+    Policy { first: Duration::from_millis(250), most: Duration::from_secs(3), factor: 2 };
+/// A watch that lasted longer has worked, though there may have been nothing to tell.
+const STEADY: Duration = Duration::from_secs(10);
+/// Over how long coordinators spread their listings of the whole store.
+const MOST_SPREAD: Duration = Duration::from_secs(1);
 /// Commits that a subscriber may lag behind before it has to look at everything.
 const TOUCHED_QUEUE: usize = 1024;
 

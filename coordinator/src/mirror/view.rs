@@ -232,6 +232,8 @@ impl View {
                 self.leader = Some(versioned(entry)?);
                 touched.members = true;
             }
+            // For the election only, which watches it by itself.
+            key::NOMINATION => {}
             _ => tracing::debug!(key = entry.key, "ignoring a key of another version"),
         }
         Ok(())

@@ -112,3 +112,18 @@ impl Leader {
 impl Record for Leader {
     const KIND: &'static str = "leader";
 }
+
+/// Who is to lead after the present leader has handed over. Written by that leader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nomination {
+    /// The node that is to lead.
+    pub node: NodeName,
+    /// Number of the term that ends. It means nothing once there was a later one.
+    pub epoch: Epoch,
+    /// How long the others leave leadership to the node, counted from when they see this.
+    pub hold_millis: u64,
+}
+
+impl Record for Nomination {
+    const KIND: &'static str = "nomination";
+}

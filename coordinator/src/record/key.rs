@@ -44,6 +44,8 @@ pub const SEAL: &str = "seal";
 pub const MEMBERS: &str = "members/";
 /// Who leads.
 pub const LEADER: &str = "leader";
+/// Who is to lead next. Begins as [`LEADER`] does, so that one watch tells of both, in order.
+pub const NOMINATION: &str = "leader-nomination";
 
 /// Key of a coordinator that is there.
 pub fn member(node: &NodeName) -> String {

@@ -23,7 +23,7 @@ mod member;
 mod order;
 
 pub use agent::{Agent, Deployment, DeploymentState, Identity, JoinToken, Service, Services};
-pub use authority::{Authority, DataKey, Leader, SealRing, Sealed};
+pub use authority::{Authority, DataKey, Leader, Nomination, SealRing, Sealed};
 pub use certificate::{
     Account, Bundle, CertificateSpec, CertificateState, Chain, Failure, Issued, IssuerSpec,
 };

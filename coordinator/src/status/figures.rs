@@ -32,6 +32,8 @@ pub struct Figures {
     pub failing_deployments: Vec<FailingDeployment>,
     /// Whether the store is being followed.
     pub store_followed: bool,
+    /// How long the store has not been followed, in seconds; 0 while it is.
+    pub mirror_age_secs: f64,
     /// Records that cannot be read.
     pub damaged_records: usize,
     /// The revision that the mirror shows.
@@ -71,7 +73,8 @@ impl Status {
             lease_remaining_secs: lease.remaining.map_or(0.0, |remaining| {
                 std::time::Duration::try_from(remaining).unwrap_or_default().as_secs_f64()
             }),
-            store_followed: self.unready().is_none(),
+            store_followed: self.store_lost().is_none(),
+            mirror_age_secs: self.mirror.lost_for().unwrap_or_default().as_secs_f64(),
             agents: ["joined", "connected", "disconnected"].map(|s| (s.to_owned(), 0)).into(),
             deployments: DeploymentState::ALL.map(|state| (state.name(), 0)).into(),
             ..Figures::default()

@@ -4,10 +4,15 @@
 //! question. Nothing is kept up to date in between, so nothing can be stale, and an object that was
 //! deleted is gone from every answer at once.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chancery_proto::v1::{AgentCounts, CertificateCounts, DeploymentCounts, Lease, StatusResponse};
-use chancery_shared::{clock::SharedClock, name::NodeName, wire::to_timestamp};
+use chancery_shared::{
+    clock::{Monotonic, SharedClock},
+    name::NodeName,
+    number::{Epoch, Revision},
+    wire::to_timestamp,
+};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -50,6 +55,19 @@ pub struct About {
     pub version: &'static str,
 }
 
+/// How far a coordinator is with what it serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Readiness {
+    /// How long the store has not been followed; `None` while it is.
+    pub lost_for: Option<Duration>,
+    /// Why not.
+    pub lost: Option<String>,
+    /// The revision that the mirror shows.
+    pub revision: Revision,
+    /// Who leads, as far as the mirror shows it.
+    pub leader: Option<(NodeName, Epoch)>,
+}
+
 impl Status {
     /// A read model over `mirror`. `leadership` is what [`crate::election::Election::subscribe`]
     /// returns.
@@ -74,20 +92,36 @@ impl Status {
         &self.about
     }
 
-    /// Why this coordinator is not ready, if it is not. A coordinator that does not lead is
-    /// ready; one that lost the store is not, though it goes on serving what it last knew.
-    pub fn unready(&self) -> Option<String> {
+    /// Why the store cannot be followed, if it cannot. What was last known is served all the same.
+    pub fn store_lost(&self) -> Option<String> {
         match self.mirror.health() {
             Health::Following => None,
-            Health::Lost { reason } => Some(format!("the store cannot be followed: {reason}")),
+            Health::Lost { reason, .. } => Some(format!("the store cannot be followed: {reason}")),
         }
+    }
+
+    /// How far this coordinator is.
+    pub fn readiness(&self) -> Readiness {
+        let view = self.mirror.read();
+        let leader = view.leader.as_ref().map(|leader| &leader.record);
+        Readiness {
+            lost_for: self.mirror.lost_for(),
+            lost: self.store_lost(),
+            revision: view.revision,
+            leader: leader.map(|leader| (leader.node.clone(), leader.epoch)),
+        }
+    }
+
+    /// Now, as leases are counted.
+    pub(crate) fn monotonic(&self) -> Monotonic {
+        self.clock.monotonic()
     }
 
     /// The overview.
     pub fn overview(&self) -> StatusResponse {
         let now = self.clock.now();
         let lease = self.lease();
-        let unready = self.unready();
+        let lost = self.store_lost();
         let view = self.mirror.read();
         let index = Index::of(&view);
         let mut certificates: Vec<_> = view
@@ -101,7 +135,7 @@ impl Status {
             now,
             started_at: self.started_at,
             leaderless: !lease.held,
-            store_lost: unready.as_deref(),
+            store_lost: lost.as_deref(),
         });
         let counts = certificate_counts(&view, &certificates);
         // Those without a certificate first: nothing expires sooner than what is not there.
@@ -113,8 +147,8 @@ impl Status {
             node: self.about.node.to_string(),
             version: self.about.version.to_owned(),
             store: self.about.store.to_owned(),
-            store_healthy: unready.is_none(),
-            store_message: unready.unwrap_or_default(),
+            store_healthy: lost.is_none(),
+            store_message: lost.unwrap_or_default(),
             lease: Some(lease),
             certificates: Some(counts),
             agents: Some(self.agent_counts(&view)),
@@ -141,7 +175,7 @@ impl Status {
             holder: leader.node.to_string(),
             epoch: leader.epoch.0,
             since: Some(to_timestamp(leader.since)),
-            ttl: Some(duration(std::time::Duration::from_millis(leader.ttl_millis))),
+            ttl: Some(duration(Duration::from_millis(leader.ttl_millis))),
             remaining: own.as_ref().map(|own| duration(own.remaining())),
             last_renewed: own.as_ref().map(|own| to_timestamp(own.last_renewed())),
             is_self: own.is_some(),
@@ -196,7 +230,7 @@ fn count(number: usize) -> u32 {
 }
 
 /// As protobuf's.
-pub(crate) fn duration(duration: std::time::Duration) -> prost_types::Duration {
+pub(crate) fn duration(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(duration.subsec_nanos()).unwrap_or_default(),

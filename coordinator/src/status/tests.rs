@@ -222,7 +222,7 @@ async fn the_lease_of_another_node_is_held_and_not_ours() {
     let fleet = Fleet::start().await;
     let leader = crate::record::Leader {
         node: "node-2".parse().unwrap(),
-        epoch: chancery_shared::number::Epoch(9),
+        epoch: Epoch(9),
         since: fleet.clock.now(),
         ttl_millis: 5000,
     };

@@ -265,6 +265,148 @@ fn one_who_waits_stops_at_once() {
     assert_eq!(machine.handle(at(30), Event::Shutdown, 0.5), []);
 }
 
+#[test]
+fn one_who_hands_over_lives_on_and_leaves_leadership_to_others() {
+    let mut machine = leader();
+    let actions = machine.handle(at(100), Event::Transfer, 0.5);
+    assert_eq!(actions, [Action::StepDown(Reason::Transfer)]);
+    // What has begun ends under the lease.
+    assert_eq!(woken(&mut machine, 200), [Action::KeepAlive(Call(2), fence(1))]);
+    answered(&mut machine, 210, 2, Answer::Done);
+    let actions = machine.handle(at(220), Event::Drained, 0.5);
+    assert_eq!(actions, [Action::Resign(Call(3), fence(1))]);
+    assert_eq!(answered(&mut machine, 230, 3, Answer::Done), []);
+    // Its own resignation is no invitation.
+    assert_eq!(machine.handle(at(231), Event::Vacant, 0.5), []);
+    assert_eq!(woken(&mut machine, 1000), []);
+    let aside = at(230).after(TTL + 2 * POLL);
+    assert_eq!(machine.wake_at(), Some(aside), "nobody came, so it comes back");
+    assert_eq!(machine.handle(aside, Event::Woken, 0.5), [Action::Campaign(Call(4))]);
+}
+
+#[test]
+fn a_successor_ends_the_wait_of_the_one_before() {
+    for resigned in [Answer::Done, failed()] {
+        let mut machine = leader();
+        machine.handle(at(100), Event::Transfer, 0.5);
+        machine.handle(at(110), Event::Drained, 0.5);
+        answered(&mut machine, 120, 2, resigned);
+        assert_eq!(machine.handle(at(130), Event::Led, 0.5), []);
+        let vacant = machine.handle(at(140), Event::Vacant, 0.5);
+        assert_eq!(vacant, [Action::Campaign(Call(3))], "the successor is gone already");
+    }
+}
+
+#[test]
+fn a_shutdown_in_the_middle_of_a_transfer_ends_both() {
+    let mut machine = leader();
+    machine.handle(at(100), Event::Transfer, 0.5);
+    assert_eq!(machine.handle(at(110), Event::Shutdown, 0.5), []);
+    assert_eq!(machine.handle(at(115), Event::Transfer, 0.5), [], "there is no second one");
+    let actions = machine.handle(at(120), Event::Drained, 0.5);
+    assert_eq!(actions, [Action::Resign(Call(2), fence(1))]);
+    assert_eq!(answered(&mut machine, 130, 2, Answer::Done), [Action::Stop]);
+
+    let mut machine = leader();
+    machine.handle(at(100), Event::Transfer, 0.5);
+    machine.handle(at(120), Event::Drained, 0.5);
+    answered(&mut machine, 130, 2, Answer::Done);
+    assert_eq!(machine.handle(at(140), Event::Shutdown, 0.5), [Action::Stop]);
+}
+
+#[test]
+fn whoever_does_not_lead_hands_nothing_over() {
+    let mut machine = machine();
+    woken(&mut machine, 0);
+    assert_eq!(machine.handle(at(5), Event::Transfer, 0.5), []);
+    answered(&mut machine, 10, 1, Answer::Lost);
+    assert_eq!(machine.handle(at(20), Event::Transfer, 0.5), []);
+    assert!(machine.wake_at().unwrap() <= at(10).after(POLL), "it goes on as before");
+}
+
+#[test]
+fn a_nomination_holds_the_others_back_for_a_bounded_time() {
+    let mut machine = machine();
+    woken(&mut machine, 0);
+    answered(&mut machine, 10, 1, Answer::Lost);
+    let hold = Duration::from_secs(3);
+    machine.handle(at(20), Event::Nominated(hold), 0.5);
+    assert_eq!(machine.handle(at(100), Event::Vacant, 0.5), []);
+    assert_eq!(woken(&mut machine, 3019), []);
+    assert_eq!(woken(&mut machine, 3020), [Action::Campaign(Call(2))], "the nominee never came");
+}
+
+#[test]
+fn a_nomination_that_comes_during_a_campaign_counts_after_it() {
+    let mut machine = machine();
+    woken(&mut machine, 0);
+    machine.handle(at(5), Event::Nominated(TTL), 0.5);
+    machine.handle(at(6), Event::Vacant, 0.5);
+    assert_eq!(answered(&mut machine, 10, 1, Answer::Lost), []);
+    assert_eq!(machine.wake_at(), Some(at(605)));
+}
+
+/// Lets the lease of a new leader lapse. Returns when that is noticed.
+fn lapse(machine: &mut Machine) -> u64 {
+    let millis = |at: Monotonic| u64::try_from(at.0.as_millis()).unwrap();
+    let began = machine.wake_at().unwrap();
+    let actions = machine.handle(began, Event::Woken, 0.5);
+    let [Action::Campaign(call)] = actions[..] else { panic!("{actions:?}") };
+    machine.handle(began, Event::Answered(call, Answer::Won(fence(call.0))), 0.5);
+    let end = millis(began) + 540;
+    let actions = woken(machine, end);
+    assert_eq!(actions.last(), Some(&Action::StepDown(Reason::Unconfirmed)), "{actions:?}");
+    end
+}
+
+#[test]
+fn one_whose_leases_lapse_stands_aside_for_longer_each_time() {
+    let mut machine = machine();
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        let end = lapse(&mut machine);
+        waits.push(machine.wake_at().unwrap().since(at(end)).as_millis());
+    }
+    // The first is the poll that is due anyhow.
+    assert_eq!(waits, [375, 600, 1200, 2400, 2400, 2400]);
+}
+
+#[test]
+fn one_whose_lease_lapsed_lets_the_others_go_first() {
+    let mut machine = machine();
+    let end = lapse(&mut machine);
+    // It does not stand in the way once somebody leads ...
+    machine.handle(at(end + 50), Event::Led, 0.5);
+    let wake = machine.wake_at().unwrap();
+    assert_eq!(wake, at(end + 50).after(jittered(POLL, 0.5)));
+    // ... and does not race when leadership is free again.
+    assert_eq!(machine.handle(at(end + 60), Event::Vacant, 0.5), []);
+    assert_eq!(machine.wake_at(), Some(at(end + 60).after(POLL)));
+}
+
+#[test]
+fn a_term_that_lasts_makes_good_for_those_that_did_not() {
+    let mut machine = machine();
+    lapse(&mut machine);
+    let mut now = machine.wake_at().unwrap();
+    let mut actions = machine.handle(now, Event::Woken, 0.5);
+    let until = now.after(7 * TTL);
+    while now < until {
+        match actions.pop() {
+            Some(Action::Campaign(call)) => {
+                machine.handle(now, Event::Answered(call, Answer::Won(fence(9))), 0.5);
+            }
+            Some(Action::KeepAlive(call, _)) => {
+                machine.handle(now, Event::Answered(call, Answer::Done), 0.5);
+            }
+            other => panic!("{other:?}"),
+        }
+        now = machine.wake_at().unwrap();
+        actions = machine.handle(now, Event::Woken, 0.5);
+    }
+    assert_eq!(machine.lapses, 0);
+}
+
 /// Several machines, one store that counts leases as the contract says, and between them a
 /// network that delays, reorders and loses, and processes that stand still.
 struct World {
@@ -288,6 +430,8 @@ struct Faults {
     lost: u64,
     /// Steps, of 1000, at which a node begins to stand still.
     stall: u64,
+    /// Steps, of 1000, at which the leader is told to hand over, to another or to anybody.
+    transfer: u64,
 }
 
 struct Node {
@@ -337,6 +481,9 @@ impl World {
         for call in arrived {
             self.serve(call);
         }
+        if self.random(1000) < self.faults.transfer {
+            self.transfer();
+        }
         for node in 0..self.nodes.len() {
             if self.random(1000) < self.faults.stall {
                 self.nodes[node].frozen_until = now + self.random(1500);
@@ -357,6 +504,21 @@ impl World {
             for event in events {
                 self.tell(node, event);
             }
+        }
+    }
+
+    /// Tells everybody to transfer, and some of the nodes of a nomination, at some time or other.
+    fn transfer(&mut self) {
+        for node in 0..self.nodes.len() {
+            let (now, hold) = (self.now, self.random(3000));
+            if self.random(2) == 0 {
+                let event = Event::Nominated(Duration::from_millis(hold));
+                let arrives = now + self.random(self.faults.delay + 1);
+                self.answers.push((arrives, node, event));
+            }
+            self.answers.push((now, node, Event::Transfer));
+            let drained = now + self.random(1000);
+            self.answers.push((drained, node, Event::Drained));
         }
     }
 
@@ -397,6 +559,10 @@ impl World {
                 if free {
                     self.epoch += 1;
                     self.holder = Some((node, fence(self.epoch), now + ttl));
+                    for other in (0..self.nodes.len()).filter(|other| *other != node) {
+                        let arrives = now + self.random(self.faults.delay + 1);
+                        self.answers.push((arrives, other, Event::Led));
+                    }
                     (call, Answer::Won(fence(self.epoch)))
                 } else {
                     (call, Answer::Lost)
@@ -453,14 +619,15 @@ proptest! {
         delay in 0_u64..900,
         lost in 0_u64..40,
         stall in 0_u64..10,
+        transfer in 0_u64..20,
     ) {
-        let mut world = World::new(seed, nodes, Faults { delay, lost, stall });
+        let mut world = World::new(seed, nodes, Faults { delay, lost, stall, transfer });
         while world.now < 8_000 {
             world.step();
             world.check()?;
         }
         // When faults stop, somebody leads, and goes on leading.
-        world.faults = Faults { delay: 5, lost: 0, stall: 0 };
+        world.faults = Faults { delay: 5, lost: 0, stall: 0, transfer: 0 };
         let calm = world.now + 8_000;
         let mut leader = None;
         while world.now < calm + 5_000 {

@@ -48,6 +48,23 @@ impl Timing {
         self.ttl
     }
 
+    /// How long one who has handed over leaves leadership to others: until the lease has expired
+    /// for certain, should the resignation not have come through, and they have looked.
+    pub(super) fn patience_with_successors(&self) -> Duration {
+        self.ttl + 2 * super::POLL
+    }
+
+    /// How long one who has let its lease lapse leaves leadership to others, after so many lapses
+    /// in a row.
+    pub(super) fn handicap(&self, lapses: u32) -> Duration {
+        (self.ttl / 2) * 2_u32.pow(lapses.saturating_sub(1).min(MOST_DOUBLED))
+    }
+
+    /// A term that has lasted this long shows that its holder reaches the store.
+    pub(super) fn steady(&self) -> Duration {
+        self.ttl * 6
+    }
+
     /// How long an answer to a resignation is waited for. Without it the lease expires.
     pub(super) fn resign_patience(&self) -> Duration {
         self.ttl.min(LONGEST_GOODBYE)
@@ -67,6 +84,13 @@ pub(in crate::election) enum Event {
     Answered(Call, Answer),
     /// The leader record was deleted: leadership is free.
     Vacant,
+    /// Somebody else was seen to lead.
+    Led,
+    /// The leader means to hand over to another node: leave leadership to that one, for this long
+    /// at most.
+    Nominated(Duration),
+    /// An operator wants somebody else to lead.
+    Transfer,
     /// The process is to end.
     Shutdown,
     /// What had begun when the leader stepped down has ended.
@@ -112,14 +136,33 @@ pub(in crate::election) enum Action {
 }
 
 /// Why a term has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::election) enum Reason {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
     /// The lease could not be confirmed in time.
     Unconfirmed,
     /// The store has given leadership to somebody else, or has forgotten the lease.
     Fenced,
     /// The process ends.
     Shutdown,
+    /// An operator wants somebody else to lead.
+    Transfer,
+}
+
+impl Reason {
+    /// Whether the leader gives up a lease that it still holds, so that what has begun can end.
+    pub(in crate::election) fn is_hand_over(self) -> bool {
+        matches!(self, Self::Shutdown | Self::Transfer)
+    }
+
+    /// For a metric's label.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Unconfirmed => "unconfirmed",
+            Self::Fenced => "fenced",
+            Self::Shutdown => "shutdown",
+            Self::Transfer => "transfer",
+        }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -128,6 +171,7 @@ impl fmt::Display for Reason {
             Self::Unconfirmed => "the lease could not be confirmed in time",
             Self::Fenced => "the store says that the lease is gone",
             Self::Shutdown => "this coordinator is being stopped",
+            Self::Transfer => "an operator wants another coordinator to lead",
         })
     }
 }
@@ -145,5 +189,7 @@ pub(in crate::election) enum Attempt {
 
 /// Less would be eaten up by the scheduling of a busy machine.
 const LEAST_MARGIN: Duration = Duration::from_millis(50);
+/// How often the time that one who lapses stands aside is doubled.
+const MOST_DOUBLED: u32 = 3;
 /// Longest wait for the answer to a resignation: the process is to end.
 const LONGEST_GOODBYE: Duration = Duration::from_secs(2);

@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let package = include.join("chancery/v1");
     fs::create_dir_all(&package)?;
     let mut files = Vec::new();
-    for name in ["agent.proto", "admin.proto"] {
+    for name in ["agent.proto", "admin.proto", "peer.proto"] {
         let source = PathBuf::from("v1").join(name);
         println!("cargo::rerun-if-changed={}", source.display());
         fs::copy(&source, package.join(name))?;

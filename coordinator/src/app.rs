@@ -190,9 +190,16 @@ impl Running {
         let parts = coordinator.parts.clone();
         // Before anything is served: whoever counts on the members counts on what they serve.
         let member = member(&config, &listeners, parts.clock.now())?;
+        let instance = member.instance;
+        if let Err(taken) = members::check_name(&parts.peers, &parts.mirror, &member).await {
+            // It may lead already: then it does not make the others wait for its lease.
+            shutdown.cancel();
+            coordinator.stopped(std::future::ready(())).await;
+            return Err(taken.into());
+        }
         let membership =
             Membership::enter(parts.store.clone(), &parts.mirror, member, config.lease_ttl).await;
-        let servers = serve(parts, &config, listeners, &shutdown).await?;
+        let servers = serve(parts, instance, &config, listeners, &shutdown).await?;
         tracing::info!(node = %config.node, "running");
         Ok(Self { coordinator, membership, servers })
     }
@@ -254,6 +261,7 @@ fn open_store(config: &StoreConfig, clock: SharedClock) -> Result<Arc<dyn Store>
 /// Starts everything that others connect to.
 async fn serve(
     parts: Parts,
+    instance: Instance,
     config: &Config,
     listeners: Listeners,
     shutdown: &CancellationToken,
@@ -273,6 +281,8 @@ async fn serve(
         sealer: parts.sealer.clone(),
         status: status.clone(),
         leadership,
+        peers: parts.peers,
+        instance,
         events: parts.events,
         metrics: parts.metrics.clone(),
         clock: parts.clock.clone(),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use chancery_proto::v1::{JoinRequest, JoinResponse, enrolment_service_server::EnrolmentService};
 use chancery_shared::{join_token::JoinToken, number::Revision};
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{Api, authorize::told, peer::Peer};
@@ -23,6 +24,8 @@ use crate::{
 pub(super) struct Enrolment {
     pub(super) api: Arc<Api>,
     pub(super) authority: Arc<Authority>,
+    /// Taken while the store is asked for a token that the mirror does not know.
+    pub(super) lookups: Semaphore,
 }
 
 #[async_trait]
@@ -35,16 +38,24 @@ impl EnrolmentService for Enrolment {
             Ok(token) => token,
             Err(_) => return Err(self.refuse(&from, "what was sent is not a join token")),
         };
-        // The mirror first: a stranger costs the store nothing.
+        // The mirror first: it knows most tokens, and a guess at one of them costs the store nothing.
+        // A token that it does not know may have been made a moment ago, at another coordinator.
         let known = self.api.mirror.read().tokens.get(&token.id).cloned();
-        let record = known.as_ref().map(|known| &*known.record);
-        self.check(&token, record, &from)?;
+        let unknown = match &known {
+            Some(known) => {
+                self.check(&token, Some(&*known.record), &from)?;
+                None
+            }
+            // Few at a time: this is work that a stranger asks for.
+            None => Some(self.lookups.acquire().await.expect("it is never closed")),
+        };
         let leadership = self.api.lead().await?;
         let csr = Csr::parse(&request.csr_der)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let token_key = key::token(&token.id);
         let stored = self.api.get::<TokenRecord>(&token_key).await?;
         self.check(&token, stored.as_ref().map(|(record, _)| record), &from)?;
+        drop(unknown);
         let Some((mut record, revision)) = stored else { return Err(refusal()) };
 
         let agent_key = key::agent(&record.agent);
@@ -156,6 +167,9 @@ impl Enrolment {
         refusal()
     }
 }
+
+/// Tokens that are looked up in the store at once.
+pub(super) const LOOKUPS: usize = 4;
 
 /// The same for every reason.
 fn refusal() -> Status {

@@ -7,6 +7,7 @@
 //! | `EnrolmentService` | TLS | who has a join token |
 //! | `AgentService` | TLS | who shows an identity certificate *and* has a record in the store |
 //! | `AdminService` | unix socket | who may open the socket: its file mode is the access control |
+//! | `PeerService` | TLS | who shows a coordinator's identity certificate |
 //! | health, reflection | both | anybody |
 //!
 //! A certificate alone opens nothing: each call looks at the agent's record ([`authorize`]), and a
@@ -18,30 +19,36 @@
 //!
 //! Reads come from the mirror. A write that the leader owns reads what it depends on from the
 //! store, states that as preconditions, goes in one fenced batch, and returns once this
-//! coordinator's own mirror shows it. A coordinator that does not lead refuses and names the one that
-//! does. Reports of agents are owned by no leader; every coordinator takes them.
+//! coordinator's own mirror shows it. A coordinator that does not lead passes such calls on to the
+//! one that does ([`forward`]). Reports of agents are owned by no leader; every coordinator takes them.
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
-use chancery_proto::{FILE_DESCRIPTOR_SET, v1};
+use chancery_proto::{
+    FILE_DESCRIPTOR_SET,
+    v1::{self, admin_service_server::AdminServiceServer},
+};
 use chancery_shared::{
     clock::SharedClock,
     tls::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT},
 };
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::{Mutex, watch},
+    sync::{Mutex, Semaphore, watch},
 };
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Router};
+use tower::layer::util::{Identity, Stack};
 
 use crate::{
     authority::{self, Authority},
     election::Leadership,
     events::Events,
+    members::Peers,
     metrics::Metrics,
     mirror::Mirror,
+    record::Instance,
     seal::Sealer,
     status::Status,
     store::Store,
@@ -50,7 +57,10 @@ use crate::{
 mod admin;
 mod agent;
 mod authorize;
+mod caller;
 mod enrolment;
+mod forward;
+mod members;
 mod peer;
 mod refusals;
 mod report;
@@ -61,6 +71,7 @@ mod write;
 
 pub use socket::{Socket, SocketError, SocketOptions};
 
+use forward::{ForwardLayer, Side};
 use refusals::Refusals;
 
 /// What the services are made of.
@@ -76,6 +87,10 @@ pub struct Parts {
     pub status: Arc<Status>,
     /// Whether this coordinator leads: [`crate::election::Election::subscribe`].
     pub leadership: watch::Receiver<Option<Leadership>>,
+    /// The other coordinators.
+    pub peers: Arc<Peers>,
+    /// Stands for this process, as in its member record.
+    pub instance: Instance,
     /// Where events are written down.
     pub events: Events,
     /// Counters.
@@ -91,6 +106,8 @@ pub struct Api {
     sealer: Sealer,
     status: Arc<Status>,
     leadership: watch::Receiver<Option<Leadership>>,
+    peers: Arc<Peers>,
+    instance: Instance,
     events: Events,
     clock: SharedClock,
     metrics: Arc<Metrics>,
@@ -122,7 +139,8 @@ pub enum Error {
 impl Api {
     /// Puts the services together; serve them with [`serve_agents`] and [`serve_operators`].
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { store, mirror, sealer, status, leadership, events, metrics, clock } = parts;
+        let Parts { store, mirror, sealer, status, leadership, peers, instance, .. } = parts;
+        let (events, metrics, clock) = (parts.events, parts.metrics, parts.clock);
         Arc::new(Self {
             refusals: Refusals::new(events.clone(), metrics.clone(), clock.clone()),
             applying: Mutex::new(()),
@@ -131,6 +149,8 @@ impl Api {
             sealer,
             status,
             leadership,
+            peers,
+            instance,
             events,
             clock,
             metrics,
@@ -154,9 +174,19 @@ pub async fn serve_agents(
 ) -> Result<(), Error> {
     let config = tls::server_config(&authority, api.clock.clone())?;
     let incoming = tls::accept(listener, config, api.clone(), shutdown.clone());
-    let enrolment = enrolment::Enrolment { api: api.clone(), authority: authority.clone() };
+    let enrolment = enrolment::Enrolment {
+        api: api.clone(),
+        authority: authority.clone(),
+        lookups: Semaphore::new(enrolment::LOOKUPS),
+    };
+    let members = members::Members { api: api.clone() };
+    let admin = admin_server(api.clone(), shutdown.clone());
+    let layer = ForwardLayer { api: api.clone(), side: Side::Agents };
     let agents = agent::Agents { api, authority, shutdown: shutdown.clone() };
-    let router = router()?
+    let router = router(layer)?
+        // For operators' calls that another coordinator passes on, and nobody else.
+        .add_service(admin)
+        .add_service(v1::peer_service_server::PeerServiceServer::new(members))
         .add_service(v1::enrolment_service_server::EnrolmentServiceServer::new(enrolment))
         .add_service(v1::agent_service_server::AgentServiceServer::new(agents));
     let server = router.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
@@ -178,19 +208,22 @@ async fn serve_operators_on(
     listener: UnixListener,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let admin = admin::Admin { api, shutdown: shutdown.clone() };
-    // A fleet's files may be larger than the default of 4 MiB.
-    let admin = v1::admin_service_server::AdminServiceServer::new(admin)
-        .max_decoding_message_size(MAX_ADMIN_MESSAGE)
-        .max_encoding_message_size(MAX_ADMIN_MESSAGE);
-    let router = router()?.add_service(admin);
+    let layer = ForwardLayer { api: api.clone(), side: Side::Operators };
+    let router = router(layer)?.add_service(admin_server(api, shutdown.clone()));
     let incoming = UnixListenerStream::new(listener);
     let server = router.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     drained(server, &shutdown).await
 }
 
-/// What every listener has: keep-alive, health and reflection.
-fn router() -> Result<Router, Error> {
+fn admin_server(api: Arc<Api>, shutdown: CancellationToken) -> AdminServiceServer<admin::Admin> {
+    // A fleet's files may be larger than the default of 4 MiB.
+    AdminServiceServer::new(admin::Admin { api, shutdown })
+        .max_decoding_message_size(MAX_ADMIN_MESSAGE)
+        .max_encoding_message_size(MAX_ADMIN_MESSAGE)
+}
+
+/// What every listener has: keep-alive, health and reflection, and the way to the leader.
+fn router(layer: ForwardLayer) -> Result<Router<Stack<ForwardLayer, Identity>>, Error> {
     // SERVING as long as the process does: what agents get comes from the mirror, also while the
     // store is away. Whether everything is well is what /readyz and `chancery status` say.
     let (_, health) = tonic_health::server::health_reporter();
@@ -202,6 +235,7 @@ fn router() -> Result<Router, Error> {
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .max_concurrent_streams(MAX_CONCURRENT_CALLS)
+        .layer(layer)
         .add_service(health)
         .add_service(reflection);
     Ok(router)
@@ -225,8 +259,9 @@ async fn drained(
     }
 }
 
-/// Calls at once on one connection: an agent has one stream and a report.
-const MAX_CONCURRENT_CALLS: u32 = 32;
+/// Calls at once on one connection: an agent has one stream and a report, another coordinator
+/// passes on what its own callers ask for.
+const MAX_CONCURRENT_CALLS: u32 = 128;
 const MAX_ADMIN_MESSAGE: usize = 64 * 1024 * 1024;
 const DRAIN: Duration = Duration::from_secs(3);
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use chancery_shared::{
-    name::AgentName,
+    name::{AgentName, NodeName},
     x509::{Facts, public_key_hash},
 };
 use jiff::Timestamp;
@@ -22,14 +22,50 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::authority::agent_of_uri;
+use crate::authority::{agent_of_uri, coordinator_of_uri};
 
 /// Who is at the other end.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
-    /// What its identity certificate says; the internal CA has issued it.
+    /// What its identity certificate says, if it is an agent's; the internal CA has issued it.
     pub(super) identity: Option<Arc<PeerIdentity>>,
+    /// What its identity certificate says, if it is a coordinator's.
+    pub(super) coordinator: Option<Arc<CoordinatorIdentity>>,
+}
+
+impl Peer {
+    /// Who showed `certificate`, whose chain and signature have been verified. `None` if it is
+    /// not one that this CA makes for clients.
+    pub(super) fn of(
+        address: SocketAddr,
+        certificate: Option<&CertificateDer<'_>>,
+    ) -> Option<Self> {
+        let mut peer = Self { address, identity: None, coordinator: None };
+        if let Some(certificate) = certificate {
+            peer.identity = PeerIdentity::of(certificate).map(Arc::new);
+            peer.coordinator = CoordinatorIdentity::of(certificate).map(Arc::new);
+            if peer.identity.is_none() && peer.coordinator.is_none() {
+                return None;
+            }
+        }
+        Some(peer)
+    }
+}
+
+/// What a coordinator's identity certificate says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CoordinatorIdentity {
+    pub(super) node: NodeName,
+    pub(super) not_after: Timestamp,
+}
+
+impl CoordinatorIdentity {
+    fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let facts = Facts::of(certificate).ok()?;
+        let [uri] = facts.uris.as_slice() else { return None };
+        Some(Self { node: coordinator_of_uri(uri)?, not_after: facts.not_after })
+    }
 }
 
 /// What an identity certificate says.
@@ -43,7 +79,7 @@ pub(super) struct PeerIdentity {
 impl PeerIdentity {
     /// Reads an identity certificate whose chain and signature have been verified. `None` if it is
     /// not one that this CA makes for agents.
-    pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+    fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let facts = Facts::of(certificate).ok()?;
         let [uri] = facts.uris.as_slice() else { return None };
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use tokio::net::UnixListener;
+use tonic::transport::server::UdsConnectInfo;
 
 /// Where the socket is, and who may open it besides its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +98,18 @@ impl Drop for SocketFile {
             // Left behind, it would be replaced at the next start.
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// The user at the other end of a connection, as the kernel says.
+pub(super) fn user(info: Option<&UdsConnectInfo>) -> String {
+    let user = info.and_then(|info| info.peer_cred.as_ref()).map(tokio::net::unix::UCred::uid);
+    match user {
+        Some(uid) => match uzers::get_user_by_uid(uid) {
+            Some(user) => user.name().to_string_lossy().into_owned(),
+            None => format!("user {uid}"),
+        },
+        None => "an operator".to_owned(),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -40,11 +40,12 @@ use crate::{
     authority::{self, Authority},
     election::{Leadership, testing::lead},
     events::{self, Events},
+    members::Peers,
     metrics::Metrics,
     mirror::{Health, Mirror, View},
     record::{
-        self, Bundle, CertificateSpec, CertificateState, Chain, Event, EventKind, Issued, Record,
-        key,
+        self, Bundle, CertificateSpec, CertificateState, Chain, Event, EventKind, Instance, Issued,
+        Member, Record, key,
     },
     seal::{self, KeyFile, Sealer},
     status::{About, Presence, Status as ReadModel},
@@ -70,6 +71,9 @@ pub(crate) struct Fleet {
     pub(crate) address: String,
     pub(crate) shutdown: CancellationToken,
     pub(crate) directory: tempfile::TempDir,
+    key_path: PathBuf,
+    instance: Instance,
+    pub(crate) peers: Arc<Peers>,
     pub(crate) server: JoinHandle<Result<(), super::Error>>,
     _lease: DropGuard,
     _stop: DropGuard,
@@ -80,18 +84,64 @@ impl Fleet {
     pub(crate) async fn start() -> Self {
         tls::install_crypto();
         let clock = SystemClock::shared();
-        let store = Arc::new(Flaky {
-            inner: MemoryStore::new(clock.clone()),
-            down: AtomicBool::new(false),
-            watches: Mutex::default(),
-        });
+        let inner = MemoryStore::new(clock.clone());
         let directory = tempfile::tempdir().unwrap();
-        let key_file = KeyFile::create(&directory.path().join("seal.key")).unwrap();
+        let key_path = directory.path().join("seal.key");
+        KeyFile::create(&key_path).unwrap();
+        let (leadership, lease) = lead(inner.clone(), clock.clone(), "node-1").await;
+        let leading = watch::Sender::new(Some(leadership.clone()));
+        Self::assemble("node-1", inner, directory, &key_path, leading, leadership, lease).await
+    }
+
+    /// Starts another one on the same store, which does not lead. Both are registered.
+    pub(crate) async fn follower(&self, node: &str) -> Self {
+        let (leading, leadership) = (watch::Sender::new(None), self.leadership.clone());
+        let follower = Self::assemble(
+            node,
+            self.store.inner.clone(),
+            tempfile::tempdir().unwrap(),
+            &self.key_path,
+            leading,
+            leadership,
+            CancellationToken::new().drop_guard(),
+        )
+        .await;
+        self.register().await;
+        let registered = follower.register().await;
+        self.mirror.wait_for(registered).await;
+        follower
+    }
+
+    /// Lets the others know of it.
+    async fn register(&self) -> Revision {
+        let about = self.status.about();
+        let member = Member {
+            node: about.node.clone(),
+            instance: self.instance,
+            version: about.version.to_owned(),
+            address: self.address.clone(),
+            http: String::new(),
+            started_at: self.clock.now(),
+        };
+        self.put(key::member(&about.node), &member).await
+    }
+
+    async fn assemble(
+        node: &str,
+        inner: Arc<MemoryStore>,
+        directory: tempfile::TempDir,
+        key_path: &Path,
+        leading: watch::Sender<Option<Leadership>>,
+        leadership: Leadership,
+        lease: DropGuard,
+    ) -> Self {
+        let clock = SystemClock::shared();
+        let store =
+            Arc::new(Flaky { inner, down: AtomicBool::new(false), watches: Mutex::default() });
+        let key_file = KeyFile::load(key_path).unwrap();
         let sealer = seal::bootstrap(&*store, &key_file, clock.now()).await.unwrap();
         let shutdown = CancellationToken::new();
         let mirror = Mirror::start(store.clone(), shutdown.clone()).await.unwrap();
-        let (leadership, lease) = lead(store.clone(), clock.clone(), "node-1").await;
-        let leading = watch::Sender::new(Some(leadership.clone()));
         authority::ensure(&*store, &leadership, &sealer, &clock).await.unwrap();
         let options = authority::Options::default();
         let authority = authority::load(&mirror, &sealer, clock.clone(), options).await.unwrap();
@@ -99,23 +149,28 @@ impl Fleet {
         let (events, _writer) = Events::start(
             store.clone(),
             events::Options {
-                node: "node-1".parse().unwrap(),
+                node: node.parse().unwrap(),
                 clock: clock.clone(),
                 epoch: Box::new(|| chancery_shared::number::Epoch(1)),
                 metrics: metrics.clone(),
             },
             shutdown.clone(),
         );
-        let about = About { node: "node-1".parse().unwrap(), store: "memory", version: "1.2.3" };
+        let about = About { node: node.parse().unwrap(), store: "memory", version: "1.2.3" };
         let presence = Presence::new(clock.clone());
         let status =
             ReadModel::new(about, mirror.clone(), leading.subscribe(), presence, clock.clone());
+        let instance = Instance::random();
+        let node = node.parse().unwrap();
+        let peers = Peers::new(node, mirror.clone(), sealer.clone(), clock.clone());
         let api = Api::new(Parts {
             store: store.clone(),
             mirror: mirror.clone(),
             sealer: sealer.clone(),
             status: status.clone(),
             leadership: leading.subscribe(),
+            peers: peers.clone(),
+            instance,
             events: events.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),
@@ -139,6 +194,9 @@ impl Fleet {
             address,
             shutdown: shutdown.clone(),
             directory,
+            key_path: key_path.to_owned(),
+            instance,
+            peers,
             server,
             _lease: lease,
             _stop: shutdown.drop_guard(),

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Api, Error,
-    peer::{Connection, Peer, PeerIdentity},
+    peer::{Connection, Peer},
 };
 use crate::{
     authority::{Authority, ServerIdentity},
@@ -137,16 +137,12 @@ async fn handshake(
         Ok(Ok(stream)) => stream,
     };
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let identity = match shown.map(PeerIdentity::of) {
-        None => None,
-        Some(Some(identity)) => Some(Arc::new(identity)),
-        Some(None) => {
-            let message = format!("a client at {address} showed a certificate that is no agent's");
-            api.refusals.refuse(Refusal::ForeignIdentity, address.ip().to_string(), message);
-            return None;
-        }
+    let Some(peer) = Peer::of(address, shown) else {
+        let message = format!("a client at {address} showed a certificate that is no agent's");
+        api.refusals.refuse(Refusal::ForeignIdentity, address.ip().to_string(), message);
+        return None;
     };
-    Some(Connection::new(stream, Peer { address, identity }))
+    Some(Connection::new(stream, peer))
 }
 
 /// What was wrong with the client's certificate, if it was that.
@@ -158,7 +154,7 @@ fn refused_certificate(error: &io::Error) -> Option<&CertificateError> {
 }
 
 /// Verifies client certificates, and lets expired ones pass. Whoever uses this has to look
-/// at the end of validity of each: `authorize` does, on every call.
+/// at the end of validity of each: `authorize` and `forward` do, on every call.
 #[derive(Debug)]
 struct AlsoExpired(Arc<dyn ClientCertVerifier>);
 

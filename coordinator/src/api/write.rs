@@ -12,23 +12,52 @@ use crate::{
     store::{Batch, Error},
 };
 
+/// Who leads.
+pub(super) enum Leader {
+    /// This coordinator.
+    Own(Leadership),
+    /// Another one.
+    Other(NodeName),
+}
+
 impl Api {
     /// The present term of leadership, or `FAILED_PRECONDITION` with who has it. While nobody
     /// leads, as after a start and in a hand-over, it waits a little for this to pass.
     pub(super) async fn lead(&self) -> Result<Leadership, Status> {
+        match self.leader().await? {
+            Leader::Own(term) => Ok(term),
+            Leader::Other(_) => Err(self.not_leading()),
+        }
+    }
+
+    /// Whether this coordinator leads now.
+    pub(super) fn leads(&self) -> bool {
+        self.leadership.borrow().as_ref().is_some_and(|own| own.check().is_ok())
+    }
+
+    /// Who leads, as far as this coordinator knows. While nobody does, it waits a little for this
+    /// to pass, and then says `UNAVAILABLE`.
+    pub(super) async fn leader(&self) -> Result<Leader, Status> {
         let mut terms = self.leadership.clone();
-        let own_term = async {
+        let mut touched = self.mirror.touched();
+        let known = async {
             loop {
                 let own = terms.borrow_and_update().clone();
-                let own = own.filter(|own| own.check().is_ok());
-                if own.is_some() || self.other_leader().is_some() || terms.changed().await.is_err()
-                {
-                    return own;
+                if let Some(own) = own.filter(|own| own.check().is_ok()) {
+                    return Leader::Own(own);
+                }
+                if let Some(other) = self.other_leader() {
+                    return Leader::Other(other);
+                }
+                tokio::select! {
+                    Ok(()) = terms.changed() => {}
+                    // Lagging is as good a reason to look again.
+                    _ = touched.recv() => {}
                 }
             }
         };
-        let own = tokio::time::timeout(ELECTION, own_term).await;
-        own.ok().flatten().ok_or_else(|| self.not_leading())
+        let known = tokio::time::timeout(ELECTION, known).await;
+        known.map_err(|_| self.not_leading())
     }
 
     /// The leader, if another coordinator was the last to lead.
@@ -39,10 +68,14 @@ impl Api {
     }
 
     pub(super) fn not_leading(&self) -> Status {
-        Status::failed_precondition(match self.other_leader() {
-            Some(node) => format!("this coordinator does not lead; {node} does: ask there"),
-            None => "no coordinator leads at the moment; try again shortly".to_owned(),
-        })
+        match self.other_leader() {
+            Some(node) => Status::failed_precondition(format!(
+                "this coordinator does not lead any more, {node} does; nothing was changed, try again"
+            )),
+            None => Status::unavailable(
+                "no coordinator leads at the moment; nothing was changed, try again shortly",
+            ),
+        }
     }
 
     /// Commits, and waits until the mirror shows it, so that the caller reads its own write.

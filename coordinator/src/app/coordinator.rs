@@ -11,6 +11,7 @@ use super::{DRAIN, leader};
 use crate::{
     election::{self, Election, Leadership, Transfers},
     events::{self, Events},
+    members::Peers,
     metrics::Metrics,
     mirror::Mirror,
     order::{self, Outside},
@@ -50,6 +51,8 @@ pub struct Parts {
     pub mirror: Arc<Mirror>,
     /// Seals and opens private keys.
     pub sealer: Sealer,
+    /// The other coordinators.
+    pub peers: Arc<Peers>,
     /// Where events are written down.
     pub events: Events,
     /// Counters.
@@ -94,7 +97,9 @@ impl Coordinator {
             metrics: metrics.clone(),
         };
         let (events, events_task) = Events::start(store.clone(), recorder, stop_events.clone());
-        let parts = Parts { store, mirror, sealer, events, metrics, clock, leadership, transfers };
+        let peers = Peers::new(options.node.clone(), mirror.clone(), sealer.clone(), clock.clone());
+        let parts =
+            Parts { store, mirror, sealer, peers, events, metrics, clock, leadership, transfers };
         let leader = tokio::spawn(leader::lead(parts.clone(), options, outside, shutdown));
         Ok(Self { parts, election, events: events_task, stop_events, leader })
     }

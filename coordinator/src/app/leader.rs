@@ -28,6 +28,7 @@ pub(super) async fn lead(
         order::Parts {
             store: parts.store.clone(),
             mirror: parts.mirror.clone(),
+            peers: parts.peers.clone(),
             sealer: parts.sealer.clone(),
             events: parts.events.clone(),
             metrics: parts.metrics.clone(),

@@ -1,7 +1,7 @@
 //! The internal CA: who may call itself a coordinator, and who an agent.
 //!
 //! One self-signed certificate, made by the first leader and kept in the store with its key
-//! sealed. It issues two kinds of certificates that cannot stand in for each other:
+//! sealed. It issues three kinds of certificates that cannot stand in for each other:
 //!
 //! * **A coordinator's server certificate** names
 //!   [`COORDINATOR_NAME`](chancery_shared::tls::COORDINATOR_NAME) and nothing else, is
@@ -10,6 +10,11 @@
 //! * **An agent's identity certificate** carries the agent's name as the URI
 //!   `chancery://agent/NAME` and is for client authentication only. Of the agent's CSR
 //!   nothing counts but its public key and the proof that it has the private one.
+//!
+//! * **A coordinator's identity certificate** carries the node's name as the URI
+//!   `chancery://coordinator/NODE`, is for client authentication only, and lives a day. A
+//!   coordinator makes one in memory for each connection to another. Enrolment can never issue one:
+//!   what it issues has the URI of an agent, whatever a CSR asks for, and no agent's name has a slash.
 //!
 //! There is no revocation list: the coordinator looks at the agent's record on each call
 //! (see [`crate::api`]), and an identity whose record is gone is worth nothing.
@@ -20,7 +25,7 @@ use bytes::Bytes;
 use chancery_shared::{
     clock::SharedClock,
     key_type::KeyType,
-    name::AgentName,
+    name::{AgentName, NodeName},
     number::Generation,
     secret::Secret,
     x509::{self, Fingerprint},
@@ -204,6 +209,22 @@ impl Authority {
         })
     }
 
+    /// Issues an identity certificate for the coordinator `node`: the chain to show, and its key.
+    pub fn issue_coordinator(
+        &self,
+        node: &NodeName,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
+        let now = self.clock.now();
+        let mut params = leaf_params(node.as_str(), now, self.not_after(now, SERVER_LIFETIME));
+        params.subject_alt_names =
+            vec![SanType::URI(format!("{COORDINATOR_URI}{node}").as_str().try_into()?)];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyType::EcdsaP256.generate()?;
+        let leaf = params.signed_by(&key, &self.issuer)?;
+        let chain = vec![leaf.der().clone(), self.certificate.clone()];
+        Ok((chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into()))
+    }
+
     /// Issues a certificate for a coordinator's server, with its key, and says when to renew it.
     fn issue_server(&self) -> Result<(CertificateDer<'static>, KeyPair, Timestamp), Error> {
         let now = self.clock.now();
@@ -238,6 +259,11 @@ pub fn agent_uri(name: &AgentName) -> String {
 /// The agent that an identity certificate's URI stands for.
 pub fn agent_of_uri(uri: &str) -> Option<AgentName> {
     uri.strip_prefix(AGENT_URI)?.parse().ok()
+}
+
+/// The coordinator that an identity certificate's URI stands for.
+pub fn coordinator_of_uri(uri: &str) -> Option<NodeName> {
+    uri.strip_prefix(COORDINATOR_URI)?.parse().ok()
 }
 
 /// A fresh CA.
@@ -299,6 +325,7 @@ fn at(time: Timestamp) -> time::OffsetDateTime {
 const CONTEXT: seal::Context<'static> =
     seal::Context { kind: "authority", name: "internal", generation: Generation(0) };
 const AGENT_URI: &str = "chancery://agent/";
+const COORDINATOR_URI: &str = "chancery://coordinator/";
 const CA_LIFETIME: Duration = Duration::from_hours(3652 * 24);
 const SERVER_LIFETIME: Duration = Duration::from_hours(24);
 /// So that an agent whose clock is slow does not refuse what was just made.

@@ -32,6 +32,11 @@ use crate::{
     store::{self, Registered, Registration, Store},
 };
 
+mod peers;
+mod progress;
+
+pub use peers::{Peers, Unreachable};
+
 /// This coordinator's place among the members.
 #[derive(Debug)]
 pub struct Membership {
@@ -100,6 +105,28 @@ impl Membership {
         self.leave.cancel();
         if let Err(error) = self.task.await {
             tracing::error!(%error, "the registration has ended in an error");
+        }
+    }
+}
+
+/// Whether nobody else who is alive has the name of `member`: asks whoever the record names.
+pub async fn check_name(peers: &Peers, mirror: &Mirror, member: &Member) -> Result<(), NameTaken> {
+    let other = {
+        let view = mirror.read();
+        let known = view.members.get(&member.node).map(|known| known.record.clone());
+        // Without the internal CA there is no link, and nobody who has served for long.
+        known.filter(|_| view.authority.is_some())
+    };
+    let Some(other) = other else { return Ok(()) };
+    if other.instance == member.instance || other.address == member.address {
+        return Ok(());
+    }
+    match peers.hello(&other).await {
+        Ok(hello) if hello.instance == other.instance.to_string() => Err((&*other).into()),
+        Ok(_) => Ok(()),
+        Err(error) => {
+            tracing::info!(%error, "taking over the registration of a former life");
+            Ok(())
         }
     }
 }

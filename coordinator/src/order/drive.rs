@@ -169,6 +169,8 @@ impl Drive<'_> {
     async fn validate(&mut self) -> Result<(), Error> {
         // Our own listener has to serve the answers, also if a former leader has stored them.
         self.orders.mirror.wait_for(self.entry.revision).await;
+        // And the CA may ask any coordinator.
+        self.orders.peers.caught_up(self.entry.revision).await;
         let mut authorizations = known(&mut self.at_ca)?.authorizations();
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = authorization?;

@@ -58,6 +58,7 @@ use self::{
 use crate::{
     election::Leadership,
     events::Events,
+    members::Peers,
     metrics::Metrics,
     mirror::Mirror,
     plan,
@@ -111,6 +112,7 @@ struct Wanted {
 /// Makes orders.
 pub struct Orders {
     mirror: Arc<Mirror>,
+    peers: Arc<Peers>,
     journal: Journal,
     accounts: Accounts,
     pauses: Pauses,
@@ -127,6 +129,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// Its mirror.
     pub mirror: Arc<Mirror>,
+    /// The other coordinators, which answer challenges too.
+    pub peers: Arc<Peers>,
     /// Seals private keys.
     pub sealer: Sealer,
     /// Is told what happens.
@@ -156,7 +160,7 @@ impl Default for Outside {
 impl Orders {
     /// Orders made with `parts` at CAs that are reached through `outside`.
     pub fn new(parts: Parts, options: Options, outside: Outside) -> Self {
-        let Parts { store, mirror, sealer, events, metrics, clock } = parts;
+        let Parts { store, mirror, peers, sealer, events, metrics, clock } = parts;
         Self {
             journal: Journal::new(
                 store.clone(),
@@ -168,6 +172,7 @@ impl Orders {
             accounts: Accounts::new(store, sealer, outside.connect),
             pauses: Pauses::default(),
             mirror,
+            peers,
             events,
             metrics,
             clock,

@@ -32,6 +32,7 @@ use super::{Options, Orders, Outcome, Outside, Parts, Tries, ca::Fault};
 use crate::{
     election::{Leadership, testing::lead},
     events::{self, Events},
+    members::Peers,
     metrics::Metrics,
     mirror::Mirror,
     record::{
@@ -276,9 +277,12 @@ impl World {
         let (events, _) = Events::start(store.clone(), options, stop.clone());
         let (main, spare) = (Arc::new(FakeCa::default()), Arc::new(FakeCa::default()));
         let cas = Arc::new(BTreeMap::from([("main", main.clone()), ("spare", spare.clone())]));
+        let node = "node-1".parse().unwrap();
+        let peers = Peers::new(node, mirror.clone(), sealer.clone(), clock.clone());
         let parts = Parts {
             store: store.clone(),
             mirror: mirror.clone(),
+            peers,
             sealer,
             events,
             metrics,

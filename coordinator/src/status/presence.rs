@@ -6,7 +6,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use chancery_shared::{clock::SharedClock, name::AgentName};
+use chancery_proto::v1::SeenAgent;
+use chancery_shared::{clock::SharedClock, name::AgentName, wire::to_timestamp};
 use jiff::Timestamp;
 
 /// The agents that this coordinator has seen since it started.
@@ -61,6 +62,18 @@ impl Presence {
     /// Whether `agent` has a stream open.
     pub fn is_connected(&self, agent: &AgentName) -> bool {
         self.of(agent).is_some_and(|seen| seen.streams > 0)
+    }
+
+    /// All that have been seen here, as they go over the wire.
+    pub(crate) fn to_wire(&self) -> Vec<SeenAgent> {
+        let agents = self.agents.lock().expect("no holder panics");
+        let wire = |(name, entry): (&AgentName, &Entry)| SeenAgent {
+            agent: name.to_string(),
+            streams: entry.seen.streams,
+            connected_since: entry.seen.connected_since.map(to_timestamp),
+            last_seen: Some(to_timestamp(entry.seen.last_seen)),
+        };
+        agents.iter().map(wire).collect()
     }
 
     /// Forgets an agent that was removed, at once or with the end of its last stream.

@@ -16,7 +16,7 @@ use futures_util::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, async_trait, transport::server::UdsConnectInfo};
 
-use super::Api;
+use super::{Api, forward, socket};
 use crate::record;
 
 mod agents;
@@ -171,20 +171,11 @@ fn wire_event(event: &record::Event) -> Event {
     }
 }
 
-/// The operator, for events: the user at the other end of the socket, as the kernel says.
+/// The operator, for events: the user at the other end of the socket, as the kernel says, here or at
+/// the coordinator that has passed the call on.
 fn operator<T>(request: &Request<T>) -> String {
-    let user = request
-        .extensions()
-        .get::<UdsConnectInfo>()
-        .and_then(|info| info.peer_cred.as_ref())
-        .map(tokio::net::unix::UCred::uid);
-    match user {
-        Some(uid) => match uzers::get_user_by_uid(uid) {
-            Some(user) => user.name().to_string_lossy().into_owned(),
-            None => format!("user {uid}"),
-        },
-        None => "an operator".to_owned(),
-    }
+    let elsewhere = forward::operator(request);
+    elsewhere.unwrap_or_else(|| socket::user(request.extensions().get::<UdsConnectInfo>()))
 }
 
 fn name<N>(text: &str) -> Result<N, Status>

@@ -136,14 +136,15 @@ async fn a_csr_that_proves_nothing_is_refused_and_costs_no_token() {
 }
 
 #[tokio::test]
-async fn who_does_not_lead_names_the_leader_to_those_with_a_token() {
+async fn nobody_joins_while_nobody_leads() {
     let fleet = Fleet::start().await;
     let token = fleet.token("web-1", &["role=web"]).await;
     fleet.leading.send_replace(None);
     let key = KeyType::EcdsaP256.generate().unwrap();
     let refused = fleet.try_join(&token, &key).await.unwrap_err();
-    assert_eq!(refused.code(), Code::FailedPrecondition);
-    assert!(refused.message().contains("lead"), "{refused}");
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("no coordinator leads"), "{refused}");
+    fleet.leading.send_replace(Some(fleet.leadership.clone()));
     assert_eq!(fleet.try_join("rubbish", &key).await.unwrap_err().code(), Code::Unauthenticated);
 }
 

@@ -143,7 +143,8 @@ fn request_of(record: &Agent, not_after: jiff::Timestamp) -> Request<()> {
         not_after,
     };
     let address = "127.0.0.1:9".parse().unwrap();
-    request.extensions_mut().insert(Peer { address, identity: Some(Arc::new(identity)) });
+    let peer = Peer { address, identity: Some(Arc::new(identity)), coordinator: None };
+    request.extensions_mut().insert(peer);
     request
 }
 
@@ -171,6 +172,8 @@ async fn a_mirror_that_lags_frightens_no_agent_away() {
         sealer: fleet.sealer.clone(),
         status: fleet.status.clone(),
         leadership: fleet.leading.subscribe(),
+        peers: fleet.peers.clone(),
+        instance: crate::record::Instance::random(),
         events: fleet.events.clone(),
         metrics: fleet.metrics.clone(),
         clock: fleet.clock.clone(),

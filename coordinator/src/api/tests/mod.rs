@@ -2,8 +2,10 @@
 
 mod admin;
 mod enrolment;
+mod forward;
 mod identity;
 mod listener;
+mod members;
 mod report;
 mod socket;
 mod watch;

@@ -29,7 +29,7 @@ use crate::{
     record::{Instance, Member},
     seal::{self, KeyFile},
     status::{About, Presence, Status},
-    store::{self, Store, embedded::EmbeddedStore},
+    store::{self, Store, embedded::EmbeddedStore, etcd::EtcdStore},
 };
 
 /// Why a coordinator could not start.
@@ -71,6 +71,9 @@ pub enum Error {
     /// Signals cannot be waited for.
     #[error("cannot wait for signals: {0}")]
     Signals(std::io::Error),
+    /// It was asked to stop while it still waited for its store.
+    #[error("stopped before the store could be reached")]
+    Stopped,
 }
 
 /// Runs a coordinator until SIGTERM or SIGINT, then hands over and returns. A second
@@ -87,7 +90,10 @@ pub async fn run(config: Config) -> Result<(), Error> {
             // It may lead already: then it does not make the others wait for its lease.
             shutdown.cancel();
             tokio::select! {
-                running = running => running?,
+                running = running => match running {
+                    Err(Error::Stopped) => return Ok(()),
+                    running => running?,
+                },
                 () = signals.next() => return Ok(()),
                 () = tokio::time::sleep(STOP_DEADLINE) => return Ok(()),
             }
@@ -174,7 +180,8 @@ impl Running {
     ) -> Result<Self, Error> {
         let clock = SystemClock::shared();
         let key_file = KeyFile::load(&config.seal_key_file)?;
-        let store = open_store(&config.store, clock.clone())?;
+        let opening = open_store(&config.store, clock.clone());
+        let store = shutdown.run_until_cancelled(opening).await.ok_or(Error::Stopped)??;
         let options = Options {
             node: config.node.clone(),
             lease_ttl: config.lease_ttl,
@@ -252,9 +259,15 @@ fn member(
     })
 }
 
-fn open_store(config: &StoreConfig, clock: SharedClock) -> Result<Arc<dyn Store>, store::Error> {
+/// Waits while a store that is a server cannot be reached; an error is one that waiting does not
+/// mend.
+async fn open_store(
+    config: &StoreConfig,
+    clock: SharedClock,
+) -> Result<Arc<dyn Store>, store::Error> {
     match config {
         StoreConfig::Embedded { path } => Ok(EmbeddedStore::open(path, clock)?),
+        StoreConfig::Etcd(options) => Ok(EtcdStore::open(options.clone(), clock).await?),
     }
 }
 

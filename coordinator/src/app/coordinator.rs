@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chancery_shared::{clock::SharedClock, name::NodeName, number::Epoch};
+use chancery_shared::{clock::SharedClock, name::NodeName, number::Epoch, retry::Policy};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -66,8 +66,8 @@ pub struct Parts {
 }
 
 impl Coordinator {
-    /// Loads the data keys, or makes them; reads the store; then takes part in the election
-    /// until `shutdown`. Dropping the future starts nothing that leads.
+    /// Loads the data keys, or makes them; reads the store, and waits for it if it cannot serve now;
+    /// then takes part in the election until `shutdown`. Dropping the future starts nothing that leads.
     pub async fn start(
         options: Options,
         store: Arc<dyn Store>,
@@ -76,8 +76,17 @@ impl Coordinator {
         outside: Outside,
         shutdown: CancellationToken,
     ) -> Result<Self, seal::Error> {
-        let sealer = seal::bootstrap(&*store, key_file, clock.now()).await?;
-        let mirror = Mirror::start(store.clone(), shutdown.clone()).await?;
+        let mut waits = Policy::CONNECT.waits();
+        let (sealer, mirror) = loop {
+            match first_look(&store, key_file, &clock, &shutdown).await {
+                Err(seal::Error::Store(error)) if error.is_transient() => {
+                    let wait = waits.next_wait();
+                    tracing::warn!(%error, ?wait, "the store cannot be read yet; waiting for it");
+                    tokio::time::sleep(wait).await;
+                }
+                decided => break decided?,
+            }
+        };
         let metrics = Arc::new(Metrics::default());
         let election = election::start(
             store.clone(),
@@ -114,4 +123,16 @@ impl Coordinator {
         self.stop_events.cancel();
         let _ = self.events.await;
     }
+}
+
+/// The data keys, and the mirror of a store that has been read once.
+async fn first_look(
+    store: &Arc<dyn Store>,
+    key_file: &KeyFile,
+    clock: &SharedClock,
+    shutdown: &CancellationToken,
+) -> Result<(Sealer, Arc<Mirror>), seal::Error> {
+    let sealer = seal::bootstrap(&**store, key_file, clock.now()).await?;
+    let mirror = Mirror::start(store.clone(), shutdown.clone()).await?;
+    Ok((sealer, mirror))
 }

@@ -9,6 +9,7 @@ use std::{
 use chancery_shared::{name::NodeName, telemetry};
 
 mod agents;
+mod etcd;
 mod reader;
 mod store;
 
@@ -298,6 +299,54 @@ mod tests {
             );
         }
         assert_eq!(lines.len(), 9, "{lines:#?}");
+    }
+
+    #[test]
+    fn the_example_for_etcd_is_valid_and_says_the_defaults() {
+        let text = include_str!("../../../docs/examples/coordinator-etcd.toml");
+        let config = Config::parse(Path::new("coordinator-etcd.toml"), text).unwrap();
+        let StoreConfig::Etcd(options) = config.store else { panic!("{:?}", config.store) };
+        let least = "node = \"n\"\nseal.key_file = \"/k\"\n\
+                     [store]\netcd = { endpoints = [\"https://etcd-1:2379\"] }\n";
+        let least = Config::parse(Path::new("c.toml"), least).unwrap();
+        let StoreConfig::Etcd(default) = least.store else { panic!("{:?}", least.store) };
+        assert_eq!((options.prefix, options.timeout), (default.prefix, default.timeout));
+        assert_eq!(options.endpoints.len(), 3);
+        assert!(options.user.is_some() && options.ca_file.is_some() && options.identity.is_some());
+        assert!(default.user.is_none() && default.ca_file.is_none() && default.identity.is_none());
+    }
+
+    #[test]
+    fn two_stores_and_what_is_wrong_with_each_are_told() {
+        let lines = problems(
+            "node = \"n\"\n\
+             seal.key_file = \"/k\"\n\
+             [store.embedded]\n\
+             [store.etcd]\n\
+             endpoints = [\"http://a:2379\", \"b:2379\", \"http://c\", \"http://a:2379/\"]\n\
+             prefix = \"chancery\"\n\
+             username = \"chancery\"\n\
+             cert_file = \"/c\"\n\
+             timeout = \"1h\"\n",
+        );
+        for expected in [
+            "c.toml:3: store.embedded.path is missing",
+            "c.toml:4: store.etcd: there is store.embedded already; keep one of them",
+            "c.toml:5: store.etcd.endpoints: \"b:2379\"",
+            "c.toml:5: store.etcd.endpoints: \"http://c\" has no port",
+            "c.toml:5: store.etcd.endpoints: \"http://a:2379/\" is there twice",
+            "c.toml:6: store.etcd.prefix = \"chancery\": it has to end with a slash",
+            "c.toml:7: store.etcd.username: a user needs a password; add password_file",
+            "c.toml:8: store.etcd.cert_file: a certificate needs its key; add key_file",
+            "c.toml:8: store.etcd.cert_file: certificates are of use with https:// endpoints only",
+            "c.toml:9: store.etcd.timeout = \"1h\": it is out of range",
+        ] {
+            assert!(
+                lines.iter().any(|line| line.contains(expected)),
+                "{expected:?} is not in {lines:#?}"
+            );
+        }
+        assert_eq!(lines.len(), 10, "{lines:#?}");
     }
 
     #[test]

@@ -114,6 +114,34 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The list of texts at `key`, and its line.
+    pub(super) fn texts(
+        &mut self,
+        section: &mut Section<'a>,
+        key: &str,
+    ) -> Option<(usize, Vec<String>)> {
+        let path = section.join(key);
+        let (line, value) = section.entries.remove(key)?;
+        let DeValue::Array(values) = value else {
+            let found = kind(&value);
+            self.problem(line, format!("{path}: expected a list of texts, found {found}"));
+            return None;
+        };
+        let mut texts = Vec::new();
+        for value in values {
+            let line = self.line(value.span().start);
+            match value.into_inner() {
+                DeValue::String(text) => texts.push(text.into_owned()),
+                other => {
+                    let found = kind(&other);
+                    self.problem(line, format!("{path}: expected a text, found {found}"));
+                    return None;
+                }
+            }
+        }
+        Some((line, texts))
+    }
+
     /// The text at `key`, parsed; `remedy` ends the message if it cannot be.
     pub(super) fn parsed<T, E: std::fmt::Display>(
         &mut self,
@@ -186,6 +214,11 @@ impl<'a> Reader<'a> {
 impl Section<'_> {
     fn join(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// The line of `key`, or of the table if it is not there.
+    pub(super) fn line_of(&self, key: &str) -> usize {
+        self.entries.get(key).map_or(self.line, |(line, _)| *line)
     }
 
     /// Whether `key` is there and was not taken yet.

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use super::{
+    etcd,
     reader::{Reader, Section},
     required_path,
 };
+use crate::store;
 
 /// Where coordinators keep what they agree on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,23 +17,36 @@ pub enum StoreConfig {
         /// The file.
         path: PathBuf,
     },
+    /// In etcd.
+    Etcd(store::etcd::Options),
 }
 
 /// Every kind of store that can be configured.
-const KINDS: [&str; 1] = ["embedded"];
+const KINDS: [&str; 2] = ["embedded", "etcd"];
 
 /// `None` if there is none, or something required of it is missing, which is then noted.
 pub(super) fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<StoreConfig> {
     let mut store = reader.table(root, "store");
     let named: Vec<&str> = KINDS.into_iter().filter(|kind| store.has(kind)).collect();
-    let result = match named.as_slice() {
-        [] => {
-            let example = "store.embedded = { path = \"/var/lib/chancery/store.redb\" }";
-            reader.missing(&store, "embedded", example);
-            None
+    if named.is_empty() {
+        let example = "store.embedded = { path = \"/var/lib/chancery/store.redb\" }";
+        reader.missing(&store, "embedded", example);
+    }
+    if let [first, others @ ..] = named.as_slice() {
+        for other in others {
+            let line = store.line_of(other);
+            let both = format!("store.{other}: there is store.{first} already; keep one of them");
+            reader.problem(line, both);
         }
-        _ => read_embedded(reader, &mut store),
-    };
+    }
+    // Each that is named, so that nothing that is wrong with it stays untold.
+    let mut result = None;
+    for kind in named {
+        result = match kind {
+            "embedded" => read_embedded(reader, &mut store),
+            _ => etcd::read(reader, &mut store).map(StoreConfig::Etcd),
+        };
+    }
     reader.finish(&store, &KINDS);
     result
 }

@@ -36,6 +36,9 @@ pub trait Bench: Send + Sized {
     /// Makes the store forget its commits, so that a watch cannot start behind them.
     async fn forget_history(&self);
 
+    /// Of leases. Long enough that a keep-alive after half of it comes in time on a busy machine.
+    const TTL: Duration = Duration::from_secs(10);
+
     /// So many commits that a watcher which reads none of them is dropped.
     const MORE_THAN_QUEUE: usize;
 }
@@ -95,8 +98,6 @@ macro_rules! conformance_suite {
 }
 pub use conformance_suite;
 
-pub const TTL: Duration = Duration::from_secs(10);
-
 pub fn put(key: &str, value: &str) -> Batch {
     Batch::unfenced().put(key, value.to_owned())
 }
@@ -115,12 +116,12 @@ async fn keys(store: &dyn Store, prefix: &str) -> Vec<String> {
     store.list(prefix).await.unwrap().entries.into_iter().map(|entry| entry.key).collect()
 }
 
-pub fn candidate(name: &str) -> Candidate {
-    Candidate { node: name.parse().unwrap(), ttl: TTL }
+pub fn candidate<B: Bench>(name: &str) -> Candidate {
+    Candidate { node: name.parse().unwrap(), ttl: B::TTL }
 }
 
-pub async fn win(store: &dyn Store, name: &str) -> Fence {
-    match store.campaign(&candidate(name)).await.unwrap() {
+pub async fn win<B: Bench>(store: &dyn Store, name: &str) -> Fence {
+    match store.campaign(&candidate::<B>(name)).await.unwrap() {
         Campaign::Won(fence) => fence,
         Campaign::Lost => panic!("{name} lost a campaign against nobody"),
     }
@@ -489,12 +490,14 @@ pub async fn one_candidate_wins<B: Bench>() {
     let store = bench.store();
     let campaigns = (0..8).map(|n| {
         let store = store.clone();
-        tokio::spawn(async move { store.campaign(&candidate(&format!("node-{n}"))).await.unwrap() })
+        tokio::spawn(
+            async move { store.campaign(&candidate::<B>(&format!("node-{n}"))).await.unwrap() },
+        )
     });
     let outcomes: Vec<_> = join_all(campaigns).await.into_iter().map(Result::unwrap).collect();
     let won = outcomes.iter().filter(|outcome| **outcome != Campaign::Lost).count();
     assert_eq!(won, 1, "{outcomes:?}");
-    assert_eq!(store.campaign(&candidate("late")).await.unwrap(), Campaign::Lost);
+    assert_eq!(store.campaign(&candidate::<B>("late")).await.unwrap(), Campaign::Lost);
 }
 
 pub async fn winning_writes_the_leader_record_in_one_step<B: Bench>() {
@@ -502,23 +505,23 @@ pub async fn winning_writes_the_leader_record_in_one_step<B: Bench>() {
     let store = bench.store();
     let start = store.list("").await.unwrap().revision;
     let mut watch = store.watch(key::LEADER, start).await.unwrap();
-    let fence = win(&*store, "a").await;
+    let fence = win::<B>(&*store, "a").await;
     let commit = next_commit(&mut watch).await;
     let Change::Put(entry) = &commit.changes[0] else { panic!("{commit:?}") };
     let leader: Leader = record::decode(&entry.key, &entry.value).unwrap();
     assert_eq!(entry.key, key::LEADER);
     assert_eq!((leader.node.as_str(), leader.epoch), ("a", fence.epoch));
-    assert_eq!(u128::from(leader.ttl_millis), TTL.as_millis());
+    assert_eq!(u128::from(leader.ttl_millis), B::TTL.as_millis());
     assert_eq!(store.get(key::LEADER).await.unwrap().as_ref(), Some(entry));
     // Losing writes nothing.
-    assert_eq!(store.campaign(&candidate("b")).await.unwrap(), Campaign::Lost);
+    assert_eq!(store.campaign(&candidate::<B>("b")).await.unwrap(), Campaign::Lost);
     assert_eq!(store.get(key::LEADER).await.unwrap().as_ref(), Some(entry));
 }
 
 pub async fn a_fenced_batch_needs_the_current_lease<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
-    let fence = win(&*store, "a").await;
+    let fence = win::<B>(&*store, "a").await;
     let fenced = |fence: &Fence| Batch::fenced(fence.clone()).put("x", fence.epoch.to_string());
     store.commit(fenced(&fence)).await.unwrap();
     // The fence is checked before the conditions, and with no operations as well.
@@ -529,7 +532,7 @@ pub async fn a_fenced_batch_needs_the_current_lease<B: Bench>() {
         let refused = store.commit(batch).await;
         assert!(is_fenced(&refused, &fence), "{refused:?}");
     }
-    let next = win(&*store, "b").await;
+    let next = win::<B>(&*store, "b").await;
     let refused = store.commit(fenced(&fence)).await;
     assert!(is_fenced(&refused, &fence), "{refused:?}");
     store.commit(fenced(&next)).await.unwrap();
@@ -540,13 +543,13 @@ pub async fn a_fenced_batch_needs_the_current_lease<B: Bench>() {
 pub async fn a_fence_ends_with_its_lease<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
-    let fence = win(&*store, "a").await;
-    bench.let_pass(TTL * 2).await;
+    let fence = win::<B>(&*store, "a").await;
+    bench.let_pass(B::TTL * 2).await;
     // Nobody else leads yet, and the record may still stand.
     let refused = store.commit(Batch::fenced(fence.clone()).put("x", "1")).await;
     assert!(is_fenced(&refused, &fence), "{refused:?}");
     assert_eq!(value(&*store, "x").await, None);
-    let next = win(&*store, "b").await;
+    let next = win::<B>(&*store, "b").await;
     assert!(next.epoch > fence.epoch);
     store.commit(Batch::fenced(next).put("x", "2")).await.unwrap();
 }
@@ -554,7 +557,7 @@ pub async fn a_fence_ends_with_its_lease<B: Bench>() {
 pub async fn a_fence_is_not_guessed_by_its_epoch<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
-    let fence = win(&*store, "a").await;
+    let fence = win::<B>(&*store, "a").await;
     let other_lease = Fence { lease: format!("{}0", fence.lease), ..fence.clone() };
     let refused = store.commit(Batch::fenced(other_lease.clone()).put("x", "1")).await;
     assert!(is_fenced(&refused, &other_lease), "{refused:?}");
@@ -566,23 +569,23 @@ pub async fn a_fence_is_not_guessed_by_its_epoch<B: Bench>() {
 pub async fn keep_alive_extends_the_lease<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
-    let fence = win(&*store, "a").await;
+    let fence = win::<B>(&*store, "a").await;
     for _ in 0..4 {
-        bench.let_pass(TTL / 2).await;
+        bench.let_pass(B::TTL / 2).await;
         store.keep_alive(&fence).await.unwrap();
     }
-    assert_eq!(store.campaign(&candidate("b")).await.unwrap(), Campaign::Lost);
+    assert_eq!(store.campaign(&candidate::<B>("b")).await.unwrap(), Campaign::Lost);
     store.commit(Batch::fenced(fence).put("x", "1")).await.unwrap();
 }
 
 pub async fn an_expired_lease_cannot_be_kept_alive<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
-    let fence = win(&*store, "a").await;
-    bench.let_pass(TTL * 2).await;
+    let fence = win::<B>(&*store, "a").await;
+    bench.let_pass(B::TTL * 2).await;
     let refused = store.keep_alive(&fence).await;
     assert!(is_fenced(&refused, &fence), "{refused:?}");
-    let next = win(&*store, "a").await;
+    let next = win::<B>(&*store, "a").await;
     assert!(is_fenced(&store.keep_alive(&fence).await, &fence));
     store.keep_alive(&next).await.unwrap();
 }
@@ -590,23 +593,23 @@ pub async fn an_expired_lease_cannot_be_kept_alive<B: Bench>() {
 pub async fn resigning_frees_the_lease_at_once<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
-    let fence = win(&*store, "a").await;
+    let fence = win::<B>(&*store, "a").await;
     let seen = store.list("").await.unwrap().revision;
     let mut watch = store.watch(key::LEADER, seen).await.unwrap();
     store.resign(&fence).await.unwrap();
     let commit = next_commit(&mut watch).await;
     assert_eq!(commit.changes, [Change::Delete { key: key::LEADER.to_owned() }]);
-    let next = win(&*store, "b").await;
+    let next = win::<B>(&*store, "b").await;
     assert!(next.epoch > fence.epoch);
 }
 
 pub async fn resigning_a_lost_lease_harms_nobody<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
-    let fence = win(&*store, "a").await;
+    let fence = win::<B>(&*store, "a").await;
     store.resign(&fence).await.unwrap();
     store.resign(&fence).await.unwrap();
-    let next = win(&*store, "b").await;
+    let next = win::<B>(&*store, "b").await;
     store.resign(&fence).await.unwrap();
     store.keep_alive(&next).await.unwrap();
     store.commit(Batch::fenced(next).put("x", "1")).await.unwrap();
@@ -618,12 +621,12 @@ pub async fn epochs_grow_for_ever<B: Bench>() {
     let mut last = Epoch(0);
     for round in 0..4 {
         let store = bench.store();
-        let fence = win(&*store, "a").await;
+        let fence = win::<B>(&*store, "a").await;
         assert!(fence.epoch > last, "{} after {last} in round {round}", fence.epoch);
         last = fence.epoch;
         match round {
             0 => store.resign(&fence).await.unwrap(),
-            1 => bench.let_pass(TTL * 2).await,
+            1 => bench.let_pass(B::TTL * 2).await,
             // Somebody deletes the record by hand, and the lease ends.
             2 => {
                 store.commit(Batch::unfenced().delete(key::LEADER)).await.unwrap();
@@ -633,7 +636,7 @@ pub async fn epochs_grow_for_ever<B: Bench>() {
         }
         drop(store);
         bench = bench.restart().await;
-        bench.let_pass(TTL * 2).await;
+        bench.let_pass(B::TTL * 2).await;
     }
 }
 
@@ -661,9 +664,9 @@ async fn until_gone(store: &dyn Store, key: &str) {
     tokio::time::timeout(PATIENCE, gone).await.expect("the record goes in time");
 }
 
-fn member(name: &str, value: &str) -> Registration {
+fn member<B: Bench>(name: &str, value: &str) -> Registration {
     let key = key::member(&name.parse().unwrap());
-    Registration { key, value: value.to_owned().into(), ttl: TTL }
+    Registration { key, value: value.to_owned().into(), ttl: B::TTL }
 }
 
 /// A batch of so many keys, with values of so many bytes in all.
@@ -693,7 +696,7 @@ pub async fn a_batch_that_is_too_large_is_refused<B: Bench>() {
 pub async fn the_largest_batch_is_taken<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
-    let fence = win(&*store, "a").await;
+    let fence = win::<B>(&*store, "a").await;
     let start = store.list("").await.unwrap().revision;
     let mut watch = store.watch("k", start).await.unwrap();
     let mut batch = large(Batch::MOST_KEYS, Batch::MOST_BYTES);
@@ -711,12 +714,12 @@ pub async fn a_registration_is_told_and_stays_while_it_is_kept_alive<B: Bench>()
     let store = bench.store();
     let start = store.list("").await.unwrap().revision;
     let mut watch = store.watch(key::MEMBERS, start).await.unwrap();
-    let registered = store.register(&member("a", "here")).await.unwrap();
+    let registered = store.register(&member::<B>("a", "here")).await.unwrap();
     let commit = next_commit(&mut watch).await;
     let Change::Put(entry) = &commit.changes[0] else { panic!("{commit:?}") };
     assert_eq!((entry.key.as_str(), text(&entry.value).as_str()), ("members/a", "here"));
     for _ in 0..4 {
-        bench.let_pass(TTL / 2).await;
+        bench.let_pass(B::TTL / 2).await;
         store.keep_registered(&registered).await.unwrap();
     }
     assert_eq!(store.list(key::MEMBERS).await.unwrap().entries, std::slice::from_ref(entry));
@@ -725,12 +728,12 @@ pub async fn a_registration_is_told_and_stays_while_it_is_kept_alive<B: Bench>()
 pub async fn a_registration_ends_with_its_lease<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
-    let kept = store.register(&member("kept", "here")).await.unwrap();
-    let lost = store.register(&member("lost", "here")).await.unwrap();
+    let kept = store.register(&member::<B>("kept", "here")).await.unwrap();
+    let lost = store.register(&member::<B>("lost", "here")).await.unwrap();
     let seen = store.list("").await.unwrap().revision;
     let mut watch = store.watch(key::MEMBERS, seen).await.unwrap();
     for _ in 0..4 {
-        bench.let_pass(TTL / 2).await;
+        bench.let_pass(B::TTL / 2).await;
         store.keep_registered(&kept).await.unwrap();
     }
     until_gone(&*store, &lost.key).await;
@@ -744,7 +747,7 @@ pub async fn a_registration_ends_with_its_lease<B: Bench>() {
 pub async fn deregistering_deletes_the_record_at_once<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
-    let registered = store.register(&member("a", "here")).await.unwrap();
+    let registered = store.register(&member::<B>("a", "here")).await.unwrap();
     let seen = store.list("").await.unwrap().revision;
     let mut watch = store.watch(key::MEMBERS, seen).await.unwrap();
     store.deregister(&registered).await.unwrap();
@@ -758,13 +761,13 @@ pub async fn deregistering_deletes_the_record_at_once<B: Bench>() {
 pub async fn a_later_registration_takes_the_record_over<B: Bench>() {
     let bench = B::start().await;
     let store = bench.store();
-    let former = store.register(&member("a", "former")).await.unwrap();
-    let later = store.register(&member("a", "later")).await.unwrap();
+    let former = store.register(&member::<B>("a", "former")).await.unwrap();
+    let later = store.register(&member::<B>("a", "later")).await.unwrap();
     let refused = store.keep_registered(&former).await;
     assert!(matches!(refused, Err(Error::Expired { .. })), "{refused:?}");
     store.deregister(&former).await.unwrap();
     for _ in 0..4 {
-        bench.let_pass(TTL / 2).await;
+        bench.let_pass(B::TTL / 2).await;
         store.keep_registered(&later).await.unwrap();
     }
     assert_eq!(value(&*store, &later.key).await.as_deref(), Some("later"));

@@ -53,6 +53,7 @@ mod apply;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 pub mod embedded;
+pub mod etcd;
 mod hub;
 mod lease;
 pub mod memory;

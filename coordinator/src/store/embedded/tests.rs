@@ -102,15 +102,15 @@ async fn only_its_owner_can_read_the_file() {
 async fn a_restart_frees_the_lease_and_forgets_the_leader() {
     let (_folder, path) = place();
     let store = open(&path).unwrap();
-    let fence = win(&*store, "a").await;
+    let fence = win::<EmbeddedBench>(&*store, "a").await;
     drop(store);
     let store = open(&path).unwrap();
     assert_eq!(store.get(key::LEADER).await.unwrap(), None);
     let refused = store.commit(Batch::fenced(fence.clone()).put("x", "1")).await;
     assert!(matches!(refused, Err(Error::Fenced { .. })), "{refused:?}");
-    let next = win(&*store, "b").await;
+    let next = win::<EmbeddedBench>(&*store, "b").await;
     assert!(next.epoch > fence.epoch);
-    assert_eq!(store.campaign(&candidate("c")).await.unwrap(), Campaign::Lost);
+    assert_eq!(store.campaign(&candidate::<EmbeddedBench>("c")).await.unwrap(), Campaign::Lost);
 }
 
 #[tokio::test]

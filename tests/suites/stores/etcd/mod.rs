@@ -1,0 +1,3 @@
+//! The store in etcd.
+
+mod bench;

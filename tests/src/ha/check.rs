@@ -197,6 +197,8 @@ pub struct Window {
     pub from: Instant,
     /// Until when.
     pub to: Instant,
+    /// Whether it was a wall clock that was wrong, and nothing else.
+    pub clock: bool,
 }
 
 /// The CA's orders beside the intended ones.
@@ -216,6 +218,7 @@ pub struct Accounts {
 
 /// Compares the CA's orders with the journal: the CA has as many as were intended, but for orphans
 /// (newOrder was sent, and its answer was lost), each of which a fault at that time has to explain.
+/// An order has a deadline by the wall clock: a clock that was wrong explains that one was given up.
 pub fn accounts(intents: &[Intent], at_ca: &[AtCa], windows: &[Window]) -> (Accounts, Vec<String>) {
     let mut accounts = Accounts { at_ca: at_ca.len(), ..Accounts::default() };
     let mut found = Vec::new();
@@ -229,18 +232,22 @@ pub fn accounts(intents: &[Intent], at_ca: &[AtCa], windows: &[Window]) -> (Acco
             }
         }
     }
-    let explain =
-        |at: Instant| windows.iter().find(|window| window.from <= at && at <= window.to + LATE);
+    // The last fault that may have to do with what came to the CA from then until then.
+    let explain = |clock: bool, from: Instant, to: Instant| {
+        let reaches = |window: &Window| window.from <= to && from <= window.to + LATE;
+        windows.iter().rfind(|window| window.clock == clock && reaches(window))
+    };
     for order in at_ca {
-        let (list, what) = match owners.remove(order.url.as_str()) {
-            None => (&mut accounts.orphans, "nobody knows"),
+        let (list, what, explained) = match owners.remove(order.url.as_str()) {
+            None => (&mut accounts.orphans, "nobody knows", explain(false, order.at, order.at)),
             Some(intent) if order.finalized && !intent.issued && !intent.live => {
-                (&mut accounts.forsaken, "was finalized for nothing:")
+                let explained = explain(true, order.at, order.at + LIFE);
+                (&mut accounts.forsaken, "was finalized for nothing:", explained)
             }
             Some(_) => continue,
         };
         let names = order.names.join(", ");
-        match explain(order.at) {
+        match explained {
             Some(window) => list.push(format!("{} ({names}): {}", order.url, window.what)),
             None => found.push(format!("{what} {} ({names}), and no fault explains it", order.url)),
         }
@@ -267,6 +274,8 @@ const BUNDLES: &str = "bundles/";
 /// What a fault has begun may come to the CA a while after its end: a request that waited in a
 /// process that was paused, or was sent again on a connection that was cut.
 const LATE: Duration = Duration::from_secs(5);
+/// An order takes no longer, faults included.
+const LIFE: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests;

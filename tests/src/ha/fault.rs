@@ -42,7 +42,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 9] = [
         Self::KillLeader,
         Self::PauseLeader,
         Self::CutLeaderFromStore,
@@ -52,7 +52,6 @@ impl Fault {
         Self::ClockAhead,
         Self::ClockBack,
         Self::Terminate,
-        Self::Transfer,
     ];
 
     /// In words.
@@ -71,6 +70,21 @@ impl Fault {
         }
     }
 
+    /// Whether another term begins because of it, on any store.
+    pub fn ends_a_term(self) -> bool {
+        match self {
+            Self::KillLeader
+            | Self::PauseLeader
+            | Self::CutLeaderFromStore
+            | Self::LoseStoreQuorum
+            | Self::Terminate
+            | Self::Transfer => true,
+            Self::CutLeaderFromCa | Self::LoseStoreMember | Self::ClockAhead | Self::ClockBack => {
+                false
+            }
+        }
+    }
+
     /// Strikes, waits for the effect, puts it right, and waits until all is ready again.
     pub async fn strike(self, world: &mut World, dice: &mut Dice) -> Result<Window> {
         let leader = world.wait_for_leader(|_| true).await?;
@@ -80,7 +94,8 @@ impl Fault {
             .await
             .with_context(|| what.clone())?;
         recover(world).await.with_context(|| format!("after {what}"))?;
-        Ok(Window { what, from, to: Instant::now() })
+        let clock = matches!(self, Self::ClockAhead | Self::ClockBack);
+        Ok(Window { what, from, to: Instant::now(), clock })
     }
 
     async fn happen(
@@ -122,8 +137,8 @@ impl Fault {
                 world.cluster.restart(member)?;
             }
             Self::LoseStoreQuorum => lose_quorum(world, dice).await?,
-            Self::ClockAhead => jump(world, leader, JUMP_SECS).await?,
-            Self::ClockBack => jump(world, leader, -JUMP_SECS).await?,
+            Self::ClockAhead => jump(world, leader, epoch, JUMP_SECS).await?,
+            Self::ClockBack => jump(world, leader, epoch, -JUMP_SECS).await?,
             Self::Terminate => {
                 let process = world.coordinators[leader].process()?;
                 process.terminate()?;
@@ -163,11 +178,13 @@ async fn lose_quorum(world: &mut World, dice: &mut Dice) -> Result<()> {
 }
 
 /// A wrong clock is no reason to lead no more.
-async fn jump(world: &World, leader: usize, by_secs: i64) -> Result<()> {
+async fn jump(world: &World, leader: usize, epoch: u64, by_secs: i64) -> Result<()> {
     world.set_clock(leader, by_secs)?;
     sleep(HELD).await;
-    world.wait_for_leader(|_| true).await?;
-    world.set_clock(leader, 0)
+    let then = world.wait_for_leader(|_| true).await?;
+    world.set_clock(leader, 0)?;
+    ensure!(then.epoch == epoch, "it led no more, though only its clock was wrong: {then:?}");
+    Ok(())
 }
 
 /// Waits until everything is as it was: the store, the coordinators, a leader.

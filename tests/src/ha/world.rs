@@ -70,6 +70,7 @@ pub struct World {
     pub ca: Node,
     /// All nodes.
     pub network: Network,
+    _clocks: Clocks,
     options: Options,
     folder: PathBuf,
 }
@@ -110,6 +111,7 @@ impl World {
             nodes,
             ca,
             network,
+            _clocks: Clocks,
             options,
             folder: scene.path().to_owned(),
         };
@@ -296,10 +298,26 @@ fn settable_clock(file: &Path) -> Result<Vec<(String, String)>> {
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
         ("DONT_FAKE_MONOTONIC", "1"),
         ("FAKETIME_CACHE_DURATION", "1"),
-        // What is shared would be left behind by a kill -9.
-        ("FAKETIME_DISABLE_SHM", "1"),
     ];
     Ok(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
+}
+
+/// Dropped after the programs, it removes what libfaketime leaves of one that was killed.
+struct Clocks;
+
+impl Drop for Clocks {
+    fn drop(&mut self) {
+        for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let process = ["faketime_shm_", "sem.faketime_sem_"]
+                .iter()
+                .find_map(|prefix| name.strip_prefix(prefix)?.parse::<u32>().ok());
+            // What belongs to a process that lives is not ours to judge.
+            if process.is_some_and(|process| !Path::new(&format!("/proc/{process}")).exists()) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
 }
 
 /// A number among metrics without labels.

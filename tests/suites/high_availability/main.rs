@@ -3,4 +3,7 @@
 //!
 //! Network namespaces need root. Run it with `cargo xtask test high_availability`.
 
+mod chaos;
+mod failover;
 mod harness;
+mod rolling;

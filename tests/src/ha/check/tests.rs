@@ -59,7 +59,7 @@ fn start() -> Instant {
 
 fn window(from: u64, to: u64) -> Window {
     let at = |secs| start() + Duration::from_secs(secs);
-    Window { what: "a fault".to_owned(), from: at(from), to: at(to) }
+    Window { what: "a fault".to_owned(), from: at(from), to: at(to), clock: false }
 }
 
 #[test]
@@ -148,8 +148,9 @@ fn an_orphan_is_counted_when_a_fault_explains_it_and_found_when_none_does() {
     let (accounts_explained, found) = accounts(&intents, &orders, &[window(7, 9)]);
     assert_eq!(found, [""; 0]);
     assert_eq!(accounts_explained.orphans, ["u0 (www.chancery.example): a fault"]);
-    let (_, found) = accounts(&intents, &orders, &[window(0, 1)]);
-    bites(&found, "nobody knows u0");
+    bites(&accounts(&intents, &orders, &[window(0, 1)]).1, "nobody knows u0");
+    let clock = Window { clock: true, ..window(7, 9) };
+    bites(&accounts(&intents, &orders, &[clock]).1, "nobody knows u0");
 }
 
 #[test]
@@ -160,7 +161,10 @@ fn a_certificate_that_was_issued_for_nothing_is_found() {
     let (intents, _) = orders(&history);
     let orders = [at_ca("u1", Duration::ZERO, true)];
     bites(&accounts(&intents, &orders, &[]).1, "was finalized for nothing: u1");
-    let (accounts, found) = accounts(&intents, &orders, &[window(0, 1)]);
+    let other = [window(0, 1)];
+    bites(&accounts(&intents, &orders, &other).1, "was finalized for nothing: u1");
+    let clock = Window { clock: true, ..window(0, 1) };
+    let (accounts, found) = accounts(&intents, &orders, &[clock]);
     assert_eq!((accounts.forsaken.len(), found.len()), (1, 0));
 }
 

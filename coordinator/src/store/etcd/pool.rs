@@ -135,8 +135,11 @@ impl Pool {
             if let Some(endpoint) = left.next() {
                 silent.push(endpoint.clone());
                 running.push(async move {
-                    let result = endpoint.attempt(call).await;
-                    (endpoint, result)
+                    // A member may hang on another one that hangs, also when that has long been
+                    // replaced: only asking it again helps.
+                    let result = timeout(hedge * HEDGES, endpoint.attempt(call)).await;
+                    let silent = || Err(Failure::timed_out().at(&endpoint.address));
+                    (endpoint.clone(), result.unwrap_or_else(|_| silent()))
                 });
             } else if running.is_empty() {
                 return Err(failed.unwrap_or_else(Failure::timed_out));
@@ -332,6 +335,8 @@ impl Endpoint {
     }
 }
 
+/// After how many times the wait for the next member a request is given up, and made again.
+const HEDGES: u32 = 6;
 /// Between two rounds while the members elect a leader.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);

@@ -231,5 +231,5 @@ fn commits(keys: &Keys, response: &WatchResponse, seen: i64) -> Vec<Commit> {
 
 /// Commits that a watcher may be behind before it is dropped.
 pub(super) const WATCH_QUEUE: usize = 1024;
-const HEDGE: Duration = Duration::from_secs(1);
+const HEDGE: Duration = Duration::from_millis(500);
 const REOPEN_PAUSE: Duration = Duration::from_millis(200);

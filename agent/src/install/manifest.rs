@@ -72,7 +72,9 @@ impl Manifest {
             if !metadata.is_file() || !same_owner || metadata.mode() & 0o7777 != entry.mode {
                 return Ok(false);
             }
-            let mut contents = Zeroizing::new(Vec::with_capacity(EXPECTED_SIZE));
+            // With room for the whole file: a buffer that grew would leave a copy of a key behind.
+            let size = usize::try_from(metadata.len().min(MOST_SIZE)).unwrap_or_default();
+            let mut contents = Zeroizing::new(Vec::with_capacity(size));
             File::open(&path)
                 .and_then(|file| file.take(MOST_SIZE).read_to_end(&mut contents))
                 .map_err(because("read", &path))?;
@@ -101,7 +103,5 @@ pub(super) fn read(dir: &Path) -> Result<Option<Build>, Error> {
 /// Name of the manifest within a build.
 pub(super) const FILE: &str = ".manifest.json";
 const VERSION: u32 = 1;
-/// Sized so that reading a usual key file leaves no copy behind in a buffer that grew.
-const EXPECTED_SIZE: usize = 32 * 1024;
 /// Whoever replaced a file by a huge one does not get the agent to swallow it.
 const MOST_SIZE: u64 = 1024 * 1024;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use chancery_shared::{
-    clock::SystemClock,
+    clock::{SharedClock, SystemClock},
     durable::{self, Lock},
     join_token::{JoinToken, Malformed},
 };
@@ -20,8 +20,14 @@ use crate::{
     config::Config,
     engine::{self, Engine},
     identity::{self, Identity},
+    service::ThisHost,
     text,
     watch::Link,
+};
+
+pub use crate::{
+    service::Host,
+    watch::{Broken, Reach, Wire},
 };
 
 /// Why an agent cannot start or join.
@@ -67,7 +73,7 @@ pub enum Error {
 }
 
 /// Gives the join token, when one is needed.
-pub type TokenSource = Box<dyn FnOnce() -> Result<Option<String>, Error>>;
+pub type TokenSource = Box<dyn FnOnce() -> Result<Option<String>, Error> + Send>;
 
 /// Trades a token for an identity and stores that. An identity that is there already is
 /// replaced, but only once the new one is there. Gives up after `patience`. Returns the
@@ -85,11 +91,34 @@ pub async fn join(
     Ok(identity.agent().to_string())
 }
 
+/// What an agent reaches through to what is neither its files nor its own process. The default is
+/// the real thing; the simulation has its own.
+pub struct Outside {
+    /// The time.
+    pub clock: SharedClock,
+    /// The coordinators.
+    pub reach: Reach,
+    /// The services.
+    pub host: Arc<dyn Host>,
+}
+
+impl Default for Outside {
+    fn default() -> Self {
+        let (clock, reach) = (SystemClock::shared(), Reach::default());
+        Self { clock, reach, host: Arc::new(ThisHost) }
+    }
+}
+
 /// Runs the agent until `stop`: joins first if it has to and can. Ends within a few seconds
 /// after `stop`; what was not finished is taken up at the next start.
-pub async fn run(config: Config, token: TokenSource, stop: CancellationToken) -> Result<(), Error> {
+pub async fn run(
+    config: Config,
+    token: TokenSource,
+    outside: Outside,
+    stop: CancellationToken,
+) -> Result<(), Error> {
     let config = Arc::new(config);
-    let clock = SystemClock::shared();
+    let Outside { clock, reach, host } = outside;
     let _lock = lock(&config.state_dir)?;
     let store = identity::Store::new(config.state_dir.clone());
     let identity = if let Some(identity) = store.load()? {
@@ -98,8 +127,9 @@ pub async fn run(config: Config, token: TokenSource, stop: CancellationToken) ->
         let token = token()?.ok_or(Error::NotJoined)?.parse::<JoinToken>()?;
         let joining = identity::join(&config, &store, &token, &clock, None);
         tokio::select! {
-            identity = joining => joined(identity?),
+            biased;
             () = stop.cancelled() => return Ok(()),
+            identity = joining => joined(identity?),
         }
     };
     tracing::info!(
@@ -108,9 +138,9 @@ pub async fn run(config: Config, token: TokenSource, stop: CancellationToken) ->
         version = env!("CARGO_PKG_VERSION"),
         "starting"
     );
-    let (engine, published) = Engine::open(config.clone(), clock.clone())?;
+    let (engine, published) = Engine::open(config.clone(), clock.clone(), host)?;
     let (events, received) = mpsc::channel(EVENTS);
-    let link = Link { config, clock, store, identity, events, published, revision: 0 };
+    let link = Link { config, clock, reach, store, identity, events, published, revision: 0 };
     let unlink = CancellationToken::new();
     let link = tokio::spawn(link.run(unlink.clone()));
     engine.run(received, stop).await;

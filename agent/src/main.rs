@@ -6,7 +6,7 @@ use std::{io::Read as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use chancery_agent::{
     TOKEN_VARIABLE,
-    app::{self, Error, TokenSource},
+    app::{self, Error, Outside, TokenSource},
     config::Config,
 };
 use chancery_shared::{failpoint, telemetry, tls};
@@ -129,7 +129,7 @@ fn execute(command: Command) -> Result<(), Failure> {
             start_logging(&config)?;
             runtime()?.block_on(async {
                 let stop = stop_on_signals()?;
-                Ok(app::run(config, token.source(), stop).await?)
+                Ok(app::run(config, token.source(), Outside::default(), stop).await?)
             })
         }
     }

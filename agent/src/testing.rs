@@ -31,6 +31,7 @@ use crate::{
     config::Config,
     engine::{Engine, Event},
     report::Snapshot,
+    service::ThisHost,
 };
 
 /// Folders and services of one machine.
@@ -160,7 +161,8 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(config: Config) -> Self {
-        let (engine, published) = Engine::open(Arc::new(config), SystemClock::shared()).unwrap();
+        let (engine, published) =
+            Engine::open(Arc::new(config), SystemClock::shared(), Arc::new(ThisHost)).unwrap();
         let (events, received) = mpsc::channel(100);
         let stop = CancellationToken::new();
         let task = tokio::spawn(engine.run(received, stop.clone()));

@@ -41,7 +41,7 @@ use crate::{
     install::{self, BuildName, Layout, Staging},
     plan::{Batch, Plan, World, plan},
     report::Snapshot,
-    service::{Activator, Outcome, Subject},
+    service::{Activator, Host, Outcome, Subject},
     state::{CertRecord, Phase, State, StateFile},
     text,
 };
@@ -50,6 +50,7 @@ use crate::{
 pub(crate) struct Engine {
     config: Arc<Config>,
     clock: SharedClock,
+    host: Arc<dyn Host>,
     cache: Cache,
     layout: Layout,
     file: StateFile,
@@ -102,6 +103,7 @@ impl Engine {
     pub(crate) fn open(
         config: Arc<Config>,
         clock: SharedClock,
+        host: Arc<dyn Host>,
     ) -> Result<(Self, watch::Receiver<Arc<Snapshot>>), Error> {
         let cache = Cache::open(config.state_dir.join("bundles"))?;
         let layout = Layout::new(config.install.dir.clone());
@@ -113,6 +115,7 @@ impl Engine {
             gate: Gate::new(config.install.settle),
             config,
             clock,
+            host,
             wanted: BTreeMap::new(),
             uncached: BTreeMap::new(),
             troubles: BTreeMap::new(),
@@ -136,18 +139,19 @@ impl Engine {
         loop {
             let due = self.due_in();
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
+                Some(ended) = self.running.join_next() => {
+                    self.ended(ended);
+                    // Even if a burst holds up the next pass: this must not be forgotten.
+                    self.save_and_publish();
+                }
                 event = events.recv() => {
                     let Some(event) = event else { break };
                     self.receive(event);
                     while let Ok(event) = events.try_recv() {
                         self.receive(event);
                     }
-                }
-                Some(ended) = self.running.join_next() => {
-                    self.ended(ended);
-                    // Even if a burst holds up the next pass: this must not be forgotten.
-                    self.save_and_publish();
                 }
                 () = wait(due) => {}
             }
@@ -237,7 +241,11 @@ impl Engine {
         };
         let subjects: BTreeMap<_, _> =
             batch.switches.keys().map(|name| (name.clone(), subject(name))).collect();
-        let activator = Activator { config: self.config.clone(), layout: self.layout.clone() };
+        let activator = Activator {
+            config: self.config.clone(),
+            layout: self.layout.clone(),
+            host: self.host.clone(),
+        };
         let number = self.next_batch;
         self.next_batch += 1;
         let carried = batch.clone();

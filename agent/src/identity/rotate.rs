@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use chancery_proto::v1::{RotateIdentityRequest, agent_service_client::AgentServiceClient};
+use chancery_proto::v1::RotateIdentityRequest;
 use chancery_shared::{clock::SharedClock, failpoint::crash_point, retry::Policy};
 use rustls_pki_types::CertificateDer;
 use tokio::time::{sleep, timeout};
-use tonic::transport::Channel;
 
 use super::{Error, Identity, Store, new_key, signing_request};
-use crate::{text, watch::Failure};
+use crate::{
+    text,
+    watch::{Client, Failure},
+};
 
 /// Waits until the identity is due, then replaces it, on disk first. Fails are logged and
 /// tried again; the former identity stays valid until the new one was used. Dropping the
@@ -17,7 +19,7 @@ use crate::{text, watch::Failure};
 pub(crate) async fn rotation(
     identity: &Identity,
     store: &Store,
-    client: AgentServiceClient<Channel>,
+    client: Client,
     clock: &SharedClock,
 ) -> Identity {
     let mut waits = RETRY.waits();
@@ -45,11 +47,7 @@ pub(crate) async fn rotation(
     }
 }
 
-async fn rotate(
-    identity: &Identity,
-    store: &Store,
-    mut client: AgentServiceClient<Channel>,
-) -> Result<Identity, Error> {
+async fn rotate(identity: &Identity, store: &Store, mut client: Client) -> Result<Identity, Error> {
     let key = new_key()?;
     let request = RotateIdentityRequest { csr_der: signing_request(&key)? };
     let answer = timeout(CALL_TIMEOUT, client.rotate_identity(request))

@@ -28,7 +28,7 @@ use chancery_shared::{
 use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 
-use super::{command, probe::probe, reload::reload};
+use super::{Host, reload::reload};
 use crate::{
     config::{Config, Probe},
     install::Layout,
@@ -41,6 +41,7 @@ use crate::{
 pub(crate) struct Activator {
     pub(crate) config: Arc<Config>,
     pub(crate) layout: Layout,
+    pub(crate) host: Arc<dyn Host>,
 }
 
 /// What there is to know of a certificate in a batch.
@@ -225,6 +226,7 @@ impl Run<'_> {
         certificates: &BTreeSet<CertName>,
     ) -> BTreeMap<CertName, String> {
         let deadline = Instant::now() + by.timeout;
+        let host = &*self.activator.host;
         let looked_for = certificates.iter().map(|certificate| {
             let subject = &self.subjects[certificate];
             let name = by.sni.clone().or_else(|| subject.server_name.clone());
@@ -233,7 +235,7 @@ impl Run<'_> {
         let looked_for: Vec<_> = looked_for.collect();
         let probes = stream::iter(looked_for).map(|(certificate, name, leaf)| async move {
             let seen = match name {
-                Some(name) => probe(&by.address, &name, leaf, deadline).await,
+                Some(name) => host.probe(&by.address, &name, leaf, deadline).await,
                 None => Err("it has no name by which a service could be asked for it".to_owned()),
             };
             (certificate, seen)
@@ -305,7 +307,7 @@ impl Run<'_> {
         let service = &self.activator.config.services[name];
         let Some(test) = &service.test else { return Ok(()) };
         tracing::debug!(service = %name, "testing the configuration");
-        command::run(test, &self.environment(of), service.test_timeout).await
+        self.activator.host.run(test, &self.environment(of), service.test_timeout).await
     }
 
     async fn run_reload(
@@ -316,7 +318,8 @@ impl Run<'_> {
         let service = &self.activator.config.services[name];
         self.ran(name).reloads += 1;
         tracing::info!(service = %name, certificates = of.len(), "reloading");
-        reload(&service.reload, &self.environment(of), service.reload_timeout).await
+        let host = &*self.activator.host;
+        reload(host, &service.reload, &self.environment(of), service.reload_timeout).await
     }
 
     /// Certbot's variables for hooks; several values are separated by a space.

@@ -2,7 +2,10 @@
 
 mod activate;
 mod command;
+mod host;
 mod probe;
 mod reload;
 
 pub(crate) use self::activate::{Activator, Failure, Outcome, Ran, Subject};
+pub use self::host::Host;
+pub(crate) use self::host::ThisHost;

@@ -4,20 +4,21 @@ use std::{fs, path::Path, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::command;
+use super::Host;
 use crate::config::Reload;
 
 /// Reloads. The error is a text for operators.
 pub(super) async fn reload(
+    host: &dyn Host,
     reload: &Reload,
     environment: &[(&str, String)],
     limit: Duration,
 ) -> Result<(), String> {
     match reload {
-        Reload::Command(argv) => command::run(argv, environment, limit).await,
+        Reload::Command(argv) => host.run(argv, environment, limit).await,
         Reload::Systemd(unit) => {
             let argv = ["systemctl", "reload", unit].map(str::to_owned);
-            command::run(&argv, environment, limit).await
+            host.run(&argv, environment, limit).await
         }
         Reload::Signal { signal, pid_file } => send(*signal, pid_file),
     }
@@ -41,6 +42,7 @@ fn send(signal: Signal, pid_file: &Path) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::ThisHost;
 
     #[tokio::test]
     async fn a_signal_goes_to_the_process_of_the_pid_file() {
@@ -59,7 +61,7 @@ mod tests {
         let limit = Duration::from_secs(30);
         let way = Reload::Signal { signal: Signal::HUP, pid_file };
         tokio::time::timeout(limit, async {
-            while reload(&way, &[], limit).await.is_err() {
+            while reload(&ThisHost, &way, &[], limit).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             child.wait().await.unwrap();

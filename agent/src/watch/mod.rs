@@ -4,6 +4,7 @@
 //! services. When no coordinator answers, nothing here stops the engine.
 
 mod failure;
+mod reach;
 mod session;
 mod verdict;
 
@@ -11,8 +12,8 @@ use std::{sync::Arc, time::Duration};
 
 use chancery_shared::{
     clock::SharedClock,
+    dice,
     retry::{Policy, Waits},
-    secret::Secret,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -20,8 +21,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::failure::Failure;
+pub use self::reach::{Broken, Reach, Wire};
 use self::session::End;
+pub(crate) use self::{failure::Failure, reach::Client};
 use crate::{
     config::Config,
     engine::Event,
@@ -33,6 +35,7 @@ use crate::{
 pub(crate) struct Link {
     pub(crate) config: Arc<Config>,
     pub(crate) clock: SharedClock,
+    pub(crate) reach: Reach,
     pub(crate) store: identity::Store,
     pub(crate) identity: Identity,
     pub(crate) events: mpsc::Sender<Event>,
@@ -47,7 +50,7 @@ impl Link {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let coordinators = self.config.coordinators.clone();
         // Anywhere, so that a fleet with one list does not load one coordinator only.
-        let mut position = usize::from(Secret::random(1).expose_secret()[0]);
+        let mut position = dice::pick(coordinators.len());
         let mut trouble = Trouble::new();
         loop {
             let address = &coordinators[position % coordinators.len()];
@@ -63,8 +66,9 @@ impl Link {
             };
             position += 1;
             tokio::select! {
-                () = sleep(pause) => {}
+                biased;
                 () = stop.cancelled() => return,
+                () = sleep(pause) => {}
             }
         }
     }

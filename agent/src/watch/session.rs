@@ -2,20 +2,17 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use chancery_proto::v1::{
-    WatchRequest, WatchResponse, agent_service_client::AgentServiceClient,
-    watch_response::Event as WireEvent,
-};
-use chancery_shared::{retry::Policy, tls};
+use chancery_proto::v1::{WatchRequest, WatchResponse, watch_response::Event as WireEvent};
+use chancery_shared::retry::Policy;
 use rustls::ClientConfig;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Streaming, transport::Channel};
+use tonic::Streaming;
 
-use super::{Failure, Link, verdict::verdict};
+use super::{Client, Failure, Link};
 use crate::{
     engine::Event,
     identity::{Identity, rotation},
@@ -44,6 +41,7 @@ impl Link {
     ) -> End {
         let opening = timeout(OPEN_TIMEOUT, self.open(address, diagnose));
         let opened = tokio::select! {
+            biased;
             () = stop.cancelled() => return End::Stopped,
             opened = opening => opened,
         };
@@ -62,6 +60,14 @@ impl Link {
         let mut synced = false;
         loop {
             let failure = tokio::select! {
+                // A stop is not kept waiting; what is reported does not wait for what arrives.
+                biased;
+                () = stop.cancelled() => {
+                    last_report(client, &self.published).await;
+                    return End::Stopped;
+                }
+                failure = &mut reports => failure,
+                identity = &mut rotation => return self.rotated(identity),
                 message = stream.message() => match message {
                     Ok(Some(message)) => match self.pass_on(message).await {
                         Passed::Synced => {
@@ -77,12 +83,6 @@ impl Link {
                     Ok(None) => Failure::Unavailable("it has ended the stream".to_owned()),
                     Err(status) => Failure::of_status(&status),
                 },
-                failure = &mut reports => failure,
-                identity = &mut rotation => return self.rotated(identity),
-                () = stop.cancelled() => {
-                    last_report(client, &self.published).await;
-                    return End::Stopped;
-                }
             };
             return if synced { End::Lost(failure) } else { End::Failed(failure) };
         }
@@ -92,7 +92,7 @@ impl Link {
         &self,
         address: &str,
         diagnose: bool,
-    ) -> Result<(AgentServiceClient<Channel>, Streaming<WatchResponse>), Failure> {
+    ) -> Result<(Client, Streaming<WatchResponse>), Failure> {
         let expired_at = self.identity.not_after();
         if expired_at <= self.clock.now() {
             return Err(Failure::Refused(format!("it expired at {expired_at}")));
@@ -101,7 +101,7 @@ impl Link {
             self.identity.client().map_err(|error| Failure::Unavailable(error.to_string()))?;
         match self.watch(address, config.clone()).await {
             Err(failure @ Failure::Unavailable(_)) if diagnose => {
-                Err(verdict(address, config).await.unwrap_or(failure))
+                Err(self.reach.verdict(address, config).await.unwrap_or(failure))
             }
             other => other,
         }
@@ -111,11 +111,8 @@ impl Link {
         &self,
         address: &str,
         config: ClientConfig,
-    ) -> Result<(AgentServiceClient<Channel>, Streaming<WatchResponse>), Failure> {
-        let channel = tls::connect(address, Arc::new(config))
-            .await
-            .map_err(|error| Failure::of_transport(&error))?;
-        let mut client = AgentServiceClient::new(channel);
+    ) -> Result<(Client, Streaming<WatchResponse>), Failure> {
+        let mut client = self.reach.connect(address, config).await?;
         let request = WatchRequest {
             resume_revision: self.revision,
             known: self.published.borrow().known.clone(),
@@ -159,10 +156,7 @@ enum Passed {
 
 /// Reports whenever something has changed. What failed is sent with the next change, or
 /// after a while. Ends only if the coordinator refuses the agent.
-async fn reports(
-    mut client: AgentServiceClient<Channel>,
-    mut published: watch::Receiver<Arc<Snapshot>>,
-) -> Failure {
+async fn reports(mut client: Client, mut published: watch::Receiver<Arc<Snapshot>>) -> Failure {
     let (mut waits, mut told) = (Policy::CONNECT.waits(), false);
     loop {
         let report = published.borrow_and_update().report.clone();
@@ -196,6 +190,7 @@ async fn reports(
             // For ever, unless something changes.
             None => changed.await,
             Some(wait) => tokio::select! {
+                biased;
                 () = sleep(wait) => {}
                 () = changed => {}
             },
@@ -204,10 +199,7 @@ async fn reports(
 }
 
 /// One more try to tell how things stand before the process ends.
-async fn last_report(
-    mut client: AgentServiceClient<Channel>,
-    published: &watch::Receiver<Arc<Snapshot>>,
-) {
+async fn last_report(mut client: Client, published: &watch::Receiver<Arc<Snapshot>>) {
     let report = published.borrow().report.clone();
     let _ = timeout(LAST_REPORT_TIMEOUT, client.report(report)).await;
 }

@@ -60,6 +60,8 @@ mod authorize;
 mod caller;
 mod enrolment;
 mod forward;
+#[cfg(any(test, feature = "testing"))]
+mod in_process;
 mod members;
 mod peer;
 mod refusals;
@@ -69,6 +71,8 @@ mod tls;
 mod watch_stream;
 mod write;
 
+#[cfg(any(test, feature = "testing"))]
+pub use in_process::InProcess;
 pub use socket::{Socket, SocketError, SocketOptions};
 
 use forward::{ForwardLayer, Side};

@@ -9,10 +9,15 @@ use std::{
 };
 
 use chancery_coordinator::{
-    app::coordinator::{Coordinator, Options},
+    api::{self, Api, InProcess},
+    app::coordinator::{Coordinator, Options, Parts},
+    authority,
     challenge::http01,
     order::{self, Generate, Outside},
+    record::Instance,
+    status::{About, Presence, Status},
 };
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -20,6 +25,7 @@ use super::{
     clock::NodeClock,
     kernel::Place,
     key_file,
+    link::Door,
     machine::Process,
     store::WiredStore,
     world::{Seen, World},
@@ -60,6 +66,7 @@ impl Process for Running {
         };
         tokio::spawn({
             let (coordinator, ended) = (coordinator.clone(), ended.clone());
+            let (world, place, shutdown) = (world.clone(), place.clone(), shutdown.clone());
             async move {
                 // As systemd does it: one that cannot start is started again.
                 let Ok(started) = starting.await else {
@@ -72,7 +79,9 @@ impl Process for Running {
                     http01: http01::routes(parts.mirror.clone()),
                 };
                 assert!(shown.set(seen).is_ok(), "a life begins once");
+                let door = open_door(&world, &place, started.parts.clone(), shutdown);
                 *coordinator.lock().expect("no holder panics") = Some(started);
+                door.await;
             }
         });
         Self { shutdown, coordinator, ended }
@@ -93,6 +102,43 @@ impl Process for Running {
     fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
     }
+}
+
+/// Lets agents in, once there is an internal CA.
+async fn open_door(world: &World, place: &Place, parts: Parts, shutdown: CancellationToken) {
+    let (mirror, clock) = (parts.mirror.clone(), parts.clock.clone());
+    let about = About {
+        node: world.names[place.node].parse().expect("a name"),
+        store: parts.store.kind(),
+        version: "simulated",
+    };
+    let presence = Presence::new(clock.clone());
+    let leadership = parts.leadership.clone();
+    let status = Status::new(about, mirror.clone(), leadership.clone(), presence, clock.clone());
+    let loading =
+        authority::load(&mirror, &parts.sealer, clock.clone(), authority::Options::default());
+    let loaded = shutdown.run_until_cancelled(loading).await;
+    let Some(Ok(authority)) = loaded else { return };
+    let Parts { store, mirror, sealer, peers, events, metrics, clock, leadership, .. } = parts;
+    let instance = Instance::random();
+    let api = Api::new(api::Parts {
+        store,
+        mirror,
+        sealer,
+        status,
+        leadership,
+        peers,
+        instance,
+        events,
+        metrics,
+        clock,
+    });
+    let door = Door {
+        runtime: Handle::current(),
+        place: place.clone(),
+        service: InProcess::new(api, authority, shutdown),
+    };
+    world.doors.lock().expect("no holder panics").insert(place.node, door);
 }
 
 /// Long beside the times that anything takes to arrive.

@@ -79,7 +79,7 @@ impl<P: Process> Machine<P> {
     pub fn crash(&mut self, world: &World, what: &str) {
         let Some(life) = self.life.take() else { return };
         world.note(self.node, || what.to_owned());
-        world.close_watches(self.node);
+        world.bury(self.node);
         self.set_paused(world, false);
         drop(life);
     }

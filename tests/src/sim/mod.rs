@@ -1,5 +1,5 @@
-//! A deterministic simulation of a whole fleet: the real code of three coordinators over the store
-//! in memory, with virtual time and a model CA, while nodes crash and stop, messages are lost, and
+//! A deterministic simulation of a whole fleet: the real code of three coordinators and of a few agents
+//! over the store in memory, with virtual time and a model CA, while nodes crash and stop, messages are lost, and
 //! every call fails before its effect, or after it.
 //!
 //! One seed derives everything, so a seed that fails once fails always. After a phase with faults
@@ -17,13 +17,16 @@
 //!
 //! [`Sabotage`] breaks what keeps the invariants. The suite shows that a seed fails then.
 
+pub mod agent;
 pub mod ca;
 pub mod clock;
 pub mod coordinator;
 pub mod event;
 pub mod invariant;
 pub mod kernel;
+pub mod link;
 pub mod machine;
+pub mod process;
 mod run;
 pub mod store;
 pub mod trace;

@@ -8,25 +8,22 @@ use std::{
 
 use chancery_coordinator::{
     mirror::View,
-    record::{self, CertificateSpec, IssuerSpec, key},
+    record::{self, Agent, CertificateSpec, DeploymentState, Identity, IssuerSpec, key},
     store::{Batch, Store as _},
 };
-use chancery_shared::{
-    dice,
-    key_type::KeyType,
-    name::{CertName, Labels},
-};
+use chancery_shared::{dice, key_type::KeyType, name::Labels, number::Revision};
 use fastrand::Rng;
 
 use super::{
     Sabotage, Verdict,
+    agent::{Site, identity},
     ca::{Habits, ModelCa},
     clock::{Quartz, beginning},
-    coordinator::Running,
     event::Event,
     kernel::{Kernel, SLICE},
     key_file,
     machine::Machine,
+    process::Running,
     weather::{Mishap, Shape, Weather, schedule},
     world::{World, now},
 };
@@ -34,23 +31,21 @@ use super::{
 /// A simulation that is going on.
 pub(super) struct Simulation {
     world: Arc<World>,
-    coordinators: Vec<Machine<Running>>,
-    certificates: Vec<CertName>,
+    machines: Vec<Machine<Running>>,
     planned: VecDeque<(Duration, Mishap)>,
     calm_from: Duration,
+    /// Of the store, at the last look.
+    revision: Revision,
 }
 
 impl Simulation {
     /// The world that follows from `seed`.
     pub(super) fn new(seed: u64, sabotage: Option<Sabotage>, keep_trace: bool) -> Self {
-        // Whoever comes first makes the file, under a name that the dice decide.
-        drop(key_file());
-        dice::load(seed);
         let mut rng = Rng::with_seed(seed);
         let calm_from = Duration::from_secs(rng.u64(30..90));
         let shape = Shape {
             coordinators: 3,
-            agents: 0,
+            agents: rng.usize(1..=2),
             certificates: rng.usize(2..=4),
             calm_from,
             most_mishaps: 12,
@@ -61,21 +56,25 @@ impl Simulation {
         if keep_trace {
             kernel.with_trace(super::trace::Trace::keep_all);
         }
-        let names = (1..=shape.coordinators).map(|number| format!("node-{number}")).collect();
-        let world = World::new(kernel, sabotage, names, cas(&mut rng));
-        let certificates = declare(&world, &mut rng, shape.certificates);
-        let coordinators = (0..shape.coordinators)
+        // Temporary names are made with the dice, and more than once if they are taken.
+        drop(key_file());
+        let sites =
+            (1..=shape.agents).map(|number| Site::new(&format!("agent-{number}"))).collect();
+        dice::load(seed);
+        let world = World::new(kernel, sabotage, sites, &shape, cas(&mut rng));
+        declare(&world, &mut rng);
+        let machines = (0..world.names.len())
             .map(|node| {
                 let quartz = Quartz::new(rng.i64(-DRIFT_PPM..=DRIFT_PPM), rng.i64(-1000..=1000));
                 Machine::new(node, quartz)
             })
             .collect();
-        Self { world, coordinators, certificates, planned, calm_from }
+        Self { world, machines, planned, calm_from, revision: Revision(0) }
     }
 
     /// Runs it to its end.
     pub(super) fn run(mut self, seed: u64) -> Verdict {
-        for machine in &mut self.coordinators {
+        for machine in &mut self.machines {
             machine.start(&self.world);
         }
         let latest = self.calm_from + PATIENCE;
@@ -88,7 +87,7 @@ impl Simulation {
             let world = self.world.clone();
             world.kernel.run_until(end, || world.pump());
             world.pump();
-            for machine in &mut self.coordinators {
+            for machine in &mut self.machines {
                 if machine.run_until(&world, end) {
                     machine.crash(&world, "has ended");
                     restarts.insert(machine.node, end + RESTART);
@@ -98,12 +97,22 @@ impl Simulation {
                 break end;
             }
             let calm = self.calm_from < end && self.planned.is_empty();
-            // Not each time: it looks at everything.
-            if calm && end.subsec_millis() == 0 && (self.missing().is_empty() || latest <= end) {
+            if calm && (latest <= end || self.may_have_converged(end) && self.missing().is_empty())
+            {
                 break end;
             }
         };
         world_ends(&self, converged_at, seed)
+    }
+
+    /// Whether it is worth a look at everything: now and then, when the store has been quiet.
+    fn may_have_converged(&mut self, at: Duration) -> bool {
+        if at.subsec_millis() != 0 {
+            return false;
+        }
+        let revision = now(self.world.store.commit(Batch::unfenced())).expect("it does nothing");
+        std::mem::replace(&mut self.revision, revision) == revision
+            || at.as_secs().is_multiple_of(10)
     }
 
     fn meet_mishaps(&mut self, until: Duration) {
@@ -111,7 +120,7 @@ impl Simulation {
             self.meet(mishap);
         }
         if self.calm_from <= until && until < self.calm_from + SLICE {
-            for node in 0..self.coordinators.len() {
+            for node in 0..self.machines.len() {
                 self.meet(Mishap::Resume(node));
                 self.meet(Mishap::Start(node));
             }
@@ -131,21 +140,18 @@ impl Simulation {
             }
         });
         match mishap {
-            Mishap::Crash(node) => {
-                world.seen.lock().expect("no holder panics").remove(&node);
-                self.coordinators[node].crash(&world, "CRASHES");
-            }
-            Mishap::Start(node) => self.coordinators[node].start(&world),
-            Mishap::Pause(node) => self.coordinators[node].pause(&world),
-            Mishap::Resume(node) => self.coordinators[node].resume(&world),
-            Mishap::Terminate(node) => self.coordinators[node].terminate(&world),
+            Mishap::Crash(node) => self.machines[node].crash(&world, "CRASHES"),
+            Mishap::Start(node) => self.machines[node].start(&world),
+            Mishap::Pause(node) => self.machines[node].pause(&world),
+            Mishap::Resume(node) => self.machines[node].resume(&world),
+            Mishap::Terminate(node) => self.machines[node].terminate(&world),
             Mishap::Cut(wire) => world.kernel.note(|| format!("{wire:?} is cut")),
             Mishap::Mend(wire) => world.kernel.note(|| format!("{wire:?} is mended")),
             Mishap::SetClock(node, secs) => {
                 world.note(node, || format!("has its clock set, {secs} s ahead"));
-                self.coordinators[node].quartz.set_ahead(secs);
+                self.machines[node].quartz.set_ahead(secs);
             }
-            Mishap::Renew(which) => world.renew(&self.certificates[which]),
+            Mishap::Renew(which) => world.renew(&world.certificates[which]),
         }
     }
 
@@ -155,16 +161,18 @@ impl Simulation {
                 // All wait equally long, so those after it are no earlier.
                 return;
             }
-            self.coordinators[entry.remove_entry().0].start(&self.world);
+            self.machines[entry.remove_entry().0].start(&self.world);
         }
     }
 
     /// What has not come to be.
     fn missing(&self) -> Vec<String> {
-        let snapshot = now(self.world.store.list("")).expect("it is in memory");
+        let mut snapshot = now(self.world.store.list("")).expect("it is in memory");
+        // To decode them all would be most of the work.
+        snapshot.entries.retain(|entry| LOOKED_AT.iter().any(|at| entry.key.starts_with(at)));
         let view = View::of(&snapshot);
         let mut missing = Vec::new();
-        for name in &self.certificates {
+        for name in &self.world.certificates {
             let state = view.states.get(name).map(|state| &*state.record);
             let issued = state.and_then(|state| state.issued.as_ref());
             match issued {
@@ -181,6 +189,9 @@ impl Simulation {
         missing.extend(view.orders.keys().map(|name| format!("an order of {name} is not over")));
         if view.orders.is_empty() && !view.challenges.is_empty() {
             missing.push(format!("{} challenges are left over", view.challenges.len()));
+        }
+        for site in 0..self.world.sites.len() {
+            self.missing_at(site, &view, &mut missing);
         }
         let seen = self.world.seen.lock().expect("no holder panics");
         let leaders: BTreeSet<_> = seen
@@ -202,8 +213,31 @@ impl Simulation {
     }
 }
 
+impl Simulation {
+    /// What has not come to be at an agent.
+    fn missing_at(&self, site: usize, view: &View, missing: &mut Vec<String>) {
+        let world = &self.world;
+        let agent = &world.names[world.coordinators + site];
+        for name in &world.certificates {
+            let wanted = view.states.get(name).map_or(0, |state| state.record.generation.0);
+            let served = world.sites[site].serves(name);
+            if served != Some(wanted) {
+                missing.push(format!("{agent} serves {served:?} of {name} instead of {wanted}"));
+            }
+            let reported = view.deployment(agent, name.as_str());
+            let reported = reported.filter(|one| one.state == DeploymentState::Installed);
+            if reported.is_none_or(|one| one.served.0 != wanted) {
+                missing.push(format!("{agent} does not say that it serves {wanted} of {name}"));
+            }
+        }
+    }
+}
+
 fn world_ends(simulation: &Simulation, end: Duration, seed: u64) -> Verdict {
     let world = &simulation.world;
+    for (site, agent) in world.sites.iter().zip(&world.names[world.coordinators..]) {
+        site.look_at_all(world, agent);
+    }
     if world.violation().is_none() {
         world.tell(&Event::Ended { missing: &simulation.missing() });
     }
@@ -234,7 +268,7 @@ fn cas(rng: &mut Rng) -> BTreeMap<String, ModelCa> {
 }
 
 /// What an operator declares.
-fn declare(world: &World, rng: &mut Rng, certificates: usize) -> Vec<CertName> {
+fn declare(world: &World, rng: &mut Rng) {
     let mut batch = Batch::unfenced();
     for name in ["main", "spare"] {
         let issuer = IssuerSpec {
@@ -245,9 +279,25 @@ fn declare(world: &World, rng: &mut Rng, certificates: usize) -> Vec<CertName> {
         };
         batch = batch.put(key::issuer(&issuer.name), record::encode(&issuer));
     }
-    let mut names = Vec::new();
-    for number in 1..=certificates {
-        let name: CertName = format!("web-{number}").parse().expect("a name");
+    let labels = Labels::new([("role".to_owned(), "web".to_owned())]).expect("good labels");
+    for agent in &world.names[world.coordinators..] {
+        let identity = identity();
+        let record = Agent {
+            name: agent.parse().expect("a name"),
+            labels: labels.clone(),
+            joined_at: beginning(),
+            identity: Identity {
+                public_key_hash: identity.public_key_hash.to_vec(),
+                serial: "1".to_owned(),
+                not_after: identity.not_after,
+            },
+            next_identity: None,
+            version: String::new(),
+            hostname: String::new(),
+        };
+        batch = batch.put(key::agent(&record.name), record::encode(&record));
+    }
+    for name in &world.certificates {
         let hosts = ["a", "b"][..rng.usize(1..=2)].iter();
         let spec = CertificateSpec {
             name: name.clone(),
@@ -256,13 +306,11 @@ fn declare(world: &World, rng: &mut Rng, certificates: usize) -> Vec<CertName> {
                 .collect(),
             key_type: KeyType::EcdsaP256,
             issuers: ["main", "spare"].map(|name| name.parse().expect("a name")).to_vec(),
-            labels: Labels::default(),
+            labels: labels.clone(),
         };
-        batch = batch.put(key::certificate(&name), record::encode(&spec));
-        names.push(name);
+        batch = batch.put(key::certificate(name), record::encode(&spec));
     }
     world.commit(None, batch).expect("the store is new");
-    names
 }
 
 /// Clocks are wrong by a twentieth at most, half of what the lease's margin allows.
@@ -272,3 +320,5 @@ const PATIENCE: Duration = Duration::from_mins(5);
 /// As long as systemd waits before it starts again what has ended.
 const RESTART: Duration = Duration::from_secs(1);
 const LAG: u64 = 3;
+/// What has to come right.
+const LOOKED_AT: &[&str] = &[key::STATES, key::ORDERS, key::CHALLENGES, key::DEPLOYMENTS];

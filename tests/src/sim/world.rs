@@ -31,13 +31,15 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Sabotage,
+    agent::Site,
     ca::ModelCa,
     clock::TrueClock,
     event::{Committed, Event},
     invariant::{self, Invariant},
     kernel::Kernel,
     key_file,
-    weather::Wire,
+    link::Door,
+    weather::{Shape, Wire},
 };
 
 /// Everything but the nodes.
@@ -48,8 +50,16 @@ pub struct World {
     pub store: Arc<MemoryStore>,
     /// What is broken on purpose.
     pub sabotage: Option<Sabotage>,
-    /// Names of the nodes, for the trace.
+    /// Names of the nodes: of the coordinators first, then of the agents.
     pub names: Vec<String>,
+    /// How many coordinators there are.
+    pub coordinators: usize,
+    /// What outlives each agent's process.
+    pub sites: Vec<Arc<Site>>,
+    /// The certificates that are declared.
+    pub certificates: Vec<CertName>,
+    /// Where each coordinator answers agents.
+    pub doors: Mutex<BTreeMap<usize, Door>>,
     /// The CAs, by host.
     pub cas: Mutex<BTreeMap<String, ModelCa>>,
     /// What can be seen of each coordinator that runs.
@@ -117,9 +127,15 @@ impl World {
     pub fn new(
         kernel: Arc<Kernel>,
         sabotage: Option<Sabotage>,
-        names: Vec<String>,
+        sites: Vec<Arc<Site>>,
+        shape: &Shape,
         cas: BTreeMap<String, ModelCa>,
     ) -> Arc<Self> {
+        let names =
+            |kind: &str, count| (1..=count).map(move |number| format!("{kind}-{number}")).collect();
+        let coordinators: Vec<String> = names("node", shape.coordinators);
+        let agents: Vec<String> = names("agent", shape.agents);
+        let certificates: Vec<String> = names("web", shape.certificates);
         let store = MemoryStore::new(Arc::new(TrueClock(kernel.clone())));
         let court = Court {
             invariants: invariant::all(),
@@ -132,7 +148,11 @@ impl World {
             kernel,
             store,
             sabotage,
-            names,
+            names: [coordinators, agents].concat(),
+            coordinators: shape.coordinators,
+            sites,
+            certificates: certificates.iter().map(|name| name.parse().expect("a name")).collect(),
+            doors: Mutex::default(),
             cas: Mutex::new(cas),
             seen: Mutex::default(),
             paused: Mutex::default(),
@@ -317,8 +337,10 @@ impl World {
         });
     }
 
-    /// Forgets the watches of a node that has died.
-    pub fn close_watches(&self, node: usize) {
+    /// Forgets a node that has died: its watches, its listeners.
+    pub fn bury(&self, node: usize) {
+        self.seen.lock().expect("no holder panics").remove(&node);
+        self.doors.lock().expect("no holder panics").remove(&node);
         self.watches.lock().expect("no holder panics").retain(|watch| watch.node != node);
     }
 

@@ -22,7 +22,7 @@ use crate::{
     identity::{self, Identity},
     service::ThisHost,
     text,
-    watch::Link,
+    watch::{Candidates, Link},
 };
 
 pub use crate::{
@@ -140,7 +140,8 @@ pub async fn run(
     );
     let (engine, published) = Engine::open(config.clone(), clock.clone(), host)?;
     let (events, received) = mpsc::channel(EVENTS);
-    let link = Link { config, clock, reach, store, identity, events, published, revision: 0 };
+    let candidates = Candidates::load(&config.coordinators, &config.state_dir);
+    let link = Link { candidates, clock, reach, store, identity, events, published, revision: 0 };
     let unlink = CancellationToken::new();
     let link = tokio::spawn(link.run(unlink.clone()));
     engine.run(received, stop).await;

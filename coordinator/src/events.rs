@@ -251,7 +251,7 @@ const QUEUE: usize = 1024;
 /// Events in one batch; with as many deletions it stays under the 64 operations that the
 /// narrowest store takes.
 const BATCH: usize = 24;
-const MAX_OPERATIONS: usize = 60;
+const MAX_OPERATIONS: usize = Batch::MOST_KEYS;
 const MAX_SUBJECT: usize = 128;
 const MAX_MESSAGE: usize = 1000;
 const ELLIPSIS: &str = "…";

@@ -19,3 +19,4 @@ pub mod scheduler;
 pub mod seal;
 pub mod status;
 pub mod store;
+pub mod sweep;

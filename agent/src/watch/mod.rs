@@ -3,6 +3,7 @@
 //! It carries bundles to the engine and reports back, and knows nothing of files or
 //! services. When no coordinator answers, nothing here stops the engine.
 
+mod candidates;
 mod failure;
 mod reach;
 mod session;
@@ -12,7 +13,6 @@ use std::{sync::Arc, time::Duration};
 
 use chancery_shared::{
     clock::SharedClock,
-    dice,
     retry::{Policy, Waits},
 };
 use tokio::{
@@ -23,9 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::reach::{Broken, Reach, Wire};
 use self::session::End;
-pub(crate) use self::{failure::Failure, reach::Client};
+pub(crate) use self::{candidates::Candidates, failure::Failure, reach::Client};
 use crate::{
-    config::Config,
     engine::Event,
     identity::{self, Identity},
     report::Snapshot,
@@ -33,7 +32,7 @@ use crate::{
 
 /// What keeps the connection.
 pub(crate) struct Link {
-    pub(crate) config: Arc<Config>,
+    pub(crate) candidates: Candidates,
     pub(crate) clock: SharedClock,
     pub(crate) reach: Reach,
     pub(crate) store: identity::Store,
@@ -48,23 +47,25 @@ impl Link {
     /// Stays connected until told to stop; then sends what is still to be reported, if that
     /// is quickly done.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let coordinators = self.config.coordinators.clone();
-        // Anywhere, so that a fleet with one list does not load one coordinator only.
-        let mut position = dice::pick(coordinators.len());
         let mut trouble = Trouble::new();
+        let mut address = self.candidates.next();
         loop {
-            let address = &coordinators[position % coordinators.len()];
-            let end = self.session(address, &stop, trouble.is_unclear()).await;
+            let began = self.clock.monotonic();
+            let end = self.session(&address, &stop, trouble.is_unclear()).await;
             if self.events.send(Event::Disconnected).await.is_err() {
                 return;
             }
             let pause = match end {
                 End::Stopped => return,
                 End::Rotated => continue,
-                End::Lost(failure) => trouble.lost(address, &failure),
-                End::Failed(failure) => trouble.failed(address, failure, coordinators.len()),
+                End::Lost(failure) => {
+                    let lived = self.clock.monotonic().since(began);
+                    self.candidates.worked();
+                    trouble.lost(&address, &failure, lived)
+                }
+                End::Failed(failure) => trouble.failed(&address, failure, self.candidates.count()),
             };
-            position += 1;
+            address = self.candidates.next();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -104,8 +105,11 @@ impl Trouble {
     }
 
     /// A connection that had worked has ended.
-    fn lost(&mut self, address: &str, failure: &Failure) -> Duration {
-        *self = Self::new();
+    fn lost(&mut self, address: &str, failure: &Failure, lived: Duration) -> Duration {
+        // One that accepts everybody and drops everybody is not to be tried ever faster.
+        if lived >= WORKED {
+            *self = Self::new();
+        }
         match failure {
             Failure::Refused(why) => tell_refusal(address, why),
             why => tracing::warn!("the connection to the coordinator {address} has ended: {why}"),
@@ -154,6 +158,8 @@ fn tell_refusal(address: &str, why: &str) {
     );
 }
 
+/// A connection that lived for as long is one that has worked.
+const WORKED: Duration = Duration::from_secs(5);
 /// For a refused identity: only a person can change that.
 const SLOW: Policy =
     Policy { first: Duration::from_secs(30), most: Duration::from_mins(10), factor: 2 };
@@ -193,6 +199,10 @@ mod tests {
         for _ in 0..20 {
             let _ = trouble.failed("a:1", unavailable(), 1);
         }
-        assert!(trouble.lost("a:1", &unavailable()) <= 2 * Policy::CONNECT.first);
+        assert!(trouble.lost("a:1", &unavailable(), WORKED) <= 2 * Policy::CONNECT.first);
+        for _ in 0..20 {
+            let _ = trouble.lost("a:1", &unavailable(), Duration::ZERO);
+        }
+        assert!(trouble.lost("a:1", &unavailable(), Duration::ZERO) >= Policy::CONNECT.most);
     }
 }

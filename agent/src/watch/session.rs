@@ -129,6 +129,11 @@ impl Link {
             Some(WireEvent::Bundle(bundle)) => (Event::Bundle(Box::new(bundle)), Passed::Other),
             Some(WireEvent::Withdrawn(gone)) => (Event::Withdrawn(gone.certificate), Passed::Other),
             Some(WireEvent::Synced(_)) => (Event::Synced, Passed::Synced),
+            // Says nothing of certificates, so the place in the stream stays as it is.
+            Some(WireEvent::Coordinators(list)) => {
+                self.candidates.told(list.addresses);
+                return Passed::Other;
+            }
             // Of a newer coordinator.
             None => return Passed::Other,
         };

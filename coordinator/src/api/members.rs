@@ -1,6 +1,6 @@
 //! The service for the other coordinators.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chancery_proto::v1::{
     CatchUpRequest, CatchUpResponse, HelloRequest, HelloResponse, ListSeenRequest,
@@ -10,6 +10,30 @@ use chancery_shared::number::Revision;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::Api;
+
+impl Api {
+    /// Asks the other coordinators which agents are connected to them, unless that was done a
+    /// moment ago. Bounded in time, and costs nothing while there is no other.
+    pub(super) async fn look_around(&self) {
+        let mut looked = self.looked_around.lock().await;
+        let now = self.clock.monotonic();
+        if looked.is_some_and(|looked| now.since(looked) < FRESH) {
+            return;
+        }
+        let mut others = BTreeMap::new();
+        for (member, seen) in self.peers.list_seen().await {
+            if let Err(error) = &seen {
+                tracing::warn!(%error, "not known now: which agents are connected there");
+            }
+            others.insert(member.node.clone(), seen.ok());
+        }
+        self.status.presence().learn(others);
+        *looked = Some(now);
+    }
+}
+
+/// For how long what the others said is good enough.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// Who may call it is looked at before: see [`super::forward`].
 pub(super) struct Members {

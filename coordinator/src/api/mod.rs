@@ -29,7 +29,7 @@ use chancery_proto::{
     v1::{self, admin_service_server::AdminServiceServer},
 };
 use chancery_shared::{
-    clock::SharedClock,
+    clock::{Monotonic, SharedClock},
     tls::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT},
 };
 use tokio::{
@@ -118,6 +118,8 @@ pub struct Api {
     refusals: Refusals,
     /// Two applies at once would only make each other fail.
     applying: Mutex<()>,
+    /// When the other coordinators were last asked for their agents.
+    looked_around: Mutex<Option<Monotonic>>,
 }
 
 /// Why a listener does not serve (any longer).
@@ -148,6 +150,7 @@ impl Api {
         Arc::new(Self {
             refusals: Refusals::new(events.clone(), metrics.clone(), clock.clone()),
             applying: Mutex::new(()),
+            looked_around: Mutex::new(None),
             store,
             mirror,
             sealer,

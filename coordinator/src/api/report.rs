@@ -222,7 +222,7 @@ fn service(wire: &ServiceReport) -> Result<Service, String> {
     Ok(Service {
         name: wire.service.parse().map_err(|error| format!("{error}"))?,
         healthy: wire.healthy,
-        message: printable(&wire.message, MAX_MESSAGE),
+        message: printable(&wire.message, MAX_SERVICE_MESSAGE),
         changed_at: changed_at(wire.changed_at.as_ref()),
         reloads: wire.reloads,
     })
@@ -254,3 +254,5 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 const CHUNK: usize = 25;
 const MAX_MESSAGE: usize = 1000;
 const MAX_SERVICES: usize = 100;
+/// So that all services together fit into one batch.
+const MAX_SERVICE_MESSAGE: usize = 400;

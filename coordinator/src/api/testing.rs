@@ -421,8 +421,15 @@ pub(crate) async fn admin_client(path: &Path) -> AdminServiceClient<Channel> {
 
 /// The next response; panics if the stream ends or nothing comes.
 pub(crate) async fn next(stream: &mut tonic::Streaming<WatchResponse>) -> WatchResponse {
-    let message = tokio::time::timeout(PATIENCE, stream.message()).await;
-    message.expect("something is sent").expect("no error").expect("the stream goes on")
+    loop {
+        let message = tokio::time::timeout(PATIENCE, stream.message()).await;
+        let message = message.expect("something is sent").expect("no error");
+        let message = message.expect("the stream goes on");
+        // Comes whenever somebody comes or goes.
+        if !matches!(message.event, Some(watch_response::Event::Coordinators(_))) {
+            return message;
+        }
+    }
 }
 
 /// The error that ends a stream.
@@ -458,6 +465,7 @@ pub(crate) fn short(response: &WatchResponse) -> String {
         }
         watch_response::Event::Withdrawn(withdrawn) => format!("-{}", withdrawn.certificate),
         watch_response::Event::Synced(_) => "synced".to_owned(),
+        watch_response::Event::Coordinators(list) => list.addresses.join(","),
     }
 }
 

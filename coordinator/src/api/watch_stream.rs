@@ -20,7 +20,8 @@ use std::{
 
 use bytes::Bytes;
 use chancery_proto::v1::{
-    Bundle as WireBundle, Synced, WatchRequest, WatchResponse, Withdrawn, watch_response::Event,
+    Bundle as WireBundle, Coordinators, Synced, WatchRequest, WatchResponse, Withdrawn,
+    watch_response::Event,
 };
 use chancery_shared::{
     name::CertName,
@@ -53,6 +54,7 @@ pub(super) async fn open(
     let mut signal = api.mirror.agent_signal(&caller.name);
     // The first comparison sees all that has been signalled before it.
     signal.mark_unchanged();
+    let coordinators = api.mirror.coordinators();
     let mut session = Session {
         api: api.clone(),
         connected: api.status.presence().connect(&caller.name),
@@ -64,6 +66,8 @@ pub(super) async fn open(
         synced: false,
         unsealed: true,
         signal,
+        coordinators,
+        news: true,
         shutdown,
     };
     session.compare();
@@ -107,6 +111,9 @@ struct Session {
     /// Whether all keys could be unsealed since the last comparison.
     unsealed: bool,
     signal: watch::Receiver<u64>,
+    coordinators: watch::Receiver<Arc<[String]>>,
+    /// Whether the agent has not been told of the coordinators that are there.
+    news: bool,
     shutdown: CancellationToken,
     #[expect(dead_code, reason = "counts the stream while it lives")]
     connected: Connected,
@@ -123,7 +130,13 @@ impl Session {
     async fn next(&mut self) -> Result<WatchResponse, Status> {
         loop {
             // Each time, for a round may take as long as a slow agent makes it.
-            self.api.still_admitted(&self.caller.identity)?;
+            if let Err(status) = self.api.still_admitted(&self.caller.identity) {
+                if !self.api.mirror.read().agents.contains_key(&self.caller.name) {
+                    // It may have been removed at another coordinator.
+                    self.api.status.presence().forget(&self.caller.name);
+                }
+                return Err(status);
+            }
             while let Some(name) = self.pending.pop_front() {
                 if let Some(event) = self.event(name) {
                     if self.pending.is_empty() && self.synced {
@@ -133,6 +146,9 @@ impl Session {
                 }
             }
             self.told = self.compared;
+            if let Some(event) = self.coordinators() {
+                return Ok(self.response(event));
+            }
             if !self.synced {
                 self.synced = true;
                 return Ok(self.response(Event::Synced(Synced {})));
@@ -155,8 +171,21 @@ impl Session {
             }
             // Fails only when the mirror is gone, and then everything is.
             _ = self.signal.changed() => Ok(()),
+            Ok(()) = self.coordinators.changed() => {
+                self.news = true;
+                Ok(())
+            }
             () = tokio::time::sleep(left) => Ok(()),
         }
+    }
+
+    /// Who is there, if the agent has not been told.
+    fn coordinators(&mut self) -> Option<Event> {
+        if !std::mem::take(&mut self.news) {
+            return None;
+        }
+        let addresses = self.coordinators.borrow_and_update().to_vec();
+        (!addresses.is_empty()).then_some(Event::Coordinators(Coordinators { addresses }))
     }
 
     /// Lists the certificates that differ from what the agent has.
@@ -207,7 +236,14 @@ impl Session {
             name: bundle.certificate.as_str(),
             generation: bundle.generation,
         };
-        match self.api.sealer.open(&context, &bundle.key) {
+        let open = || self.api.sealer.open(&context, &bundle.key);
+        // The data key may have come a moment ago, with the rotation by another coordinator.
+        let ring = || self.api.mirror.read().seal.as_ref().map(|ring| ring.record.clone());
+        let opened = open().or_else(|error| match ring() {
+            Some(ring) if self.api.sealer.reload(&ring).is_ok() => open(),
+            _ => Err(error),
+        });
+        match opened {
             Ok(key) => Some(WireBundle {
                 certificate: bundle.certificate.to_string(),
                 generation: bundle.generation.0,

@@ -15,6 +15,7 @@ use crate::{
     record::EventKind,
     scheduler::Scheduler,
     seal::rotation,
+    sweep,
 };
 
 /// Does the leader's work whenever this coordinator leads.
@@ -75,6 +76,8 @@ async fn one_term(parts: &Parts, orders: &Arc<Orders>, options: &Options, leader
             forget_nomination(parts, &leadership),
             ensure_authority(parts, &leadership),
             scheduler.run(),
+            // What the leader before has left half-way.
+            sweep::until_done(&*parts.store, &leadership, &parts.mirror),
             reseal(parts, &leadership)
         );
     };

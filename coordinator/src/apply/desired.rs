@@ -104,6 +104,12 @@ fn check_roots(pem: &str) -> Result<(), String> {
     if pem.trim().is_empty() {
         return Ok(());
     }
+    if pem.len() > MOST_ROOTS {
+        return Err(format!(
+            "the trust roots have {} bytes, more than {MOST_ROOTS}: name only those of this issuer",
+            pem.len()
+        ));
+    }
     let mut roots = 0;
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         let certificate =
@@ -175,4 +181,6 @@ fn identifiers(texts: &[String], found: &mut Found<'_>) -> Vec<Identifier> {
     identifiers
 }
 
+/// Bytes of PEM, so that an issuer fits into one transaction of every store.
+const MOST_ROOTS: usize = 64 * 1024;
 const MAX_IDENTIFIERS: usize = 100;

@@ -4,24 +4,27 @@
 //!
 //! 1. [`desired::read`] turns the message into records, or names *all* that is wrong with it.
 //! 2. [`compare()`] sets them against what the store has and lists the changes. Pure.
-//! 3. [`Plan::batch`] makes one batch of the changes, with the revision of every record that it
-//!    touches as a precondition: the plan is carried out as it was shown, or not at all.
+//! 3. [`Plan::batches`] makes one batch of the changes, or as many as they need, with the revision of
+//!    every record that they touch as a precondition: each change is made as it was shown, or not at
+//!    all.
 //!
-//! A deleted certificate takes its order, challenges, bundles and deployments along. Its state is
-//! reduced to its generation, from which a certificate of the same name goes on counting.
+//! A deleted certificate takes its order, challenges and bundles along, in the same step; its
+//! deployments, of which there may be thousands, are swept away afterwards ([`crate::sweep`]). Its state
+//! is reduced to its generation, from which a certificate of the same name goes on counting.
 
 use std::fmt::{self, Write as _};
 
 use chancery_proto::v1::{Change as WireChange, change::Action};
 use chancery_shared::{
     name::{CertName, IssuerName},
+    number::Revision,
     x509::Fingerprint,
 };
 
 use crate::{
     mirror::View,
     record::{self, CertificateSpec, CertificateState, IssuerSpec, key},
-    store::{Batch, Error, Store},
+    store::{Batch, Error, Packer, Store},
 };
 
 mod compare;
@@ -127,37 +130,54 @@ impl Plan {
         })
     }
 
-    /// Puts the plan into `batch`. `present` is what [`present`] and [`related`] listed.
-    pub fn batch(&self, mut batch: Batch, present: &View, related: &[Related]) -> Batch {
+    /// Whether all its changes are among those of `whole`.
+    pub fn is_part_of(&self, whole: &Self) -> bool {
+        self.changes.iter().all(|change| whole.changes.contains(change))
+    }
+
+    /// The plan as transactions that every store takes, each of which begins as `begin`: one, unless
+    /// it is large. Each object is changed as a whole. What is named comes before what names
+    /// it, deletions come last, so that what is there is consistent after each of them. `present`
+    /// is what [`present`] and [`related`] listed.
+    pub fn batches(&self, begin: Batch, present: &View, related: &[Related]) -> Vec<Batch> {
+        let mut groups: Vec<(u8, Batch)> = Vec::new();
         for change in &self.changes {
-            batch = match &change.step {
+            groups.push(match &change.step {
                 Step::CreateIssuer(spec) | Step::UpdateIssuer(spec) => {
                     let known = present.issuers.get(&spec.name).map(|known| known.revision);
                     let key = key::issuer(&spec.name);
-                    batch.unchanged(&*key, known).put(key, record::encode(spec))
-                }
-                Step::DeleteIssuer(name) => {
-                    let known = present.issuers.get(name).map(|known| known.revision);
-                    let key = key::issuer(name);
-                    batch.unchanged(&*key, known).delete(key)
+                    (0, on(&key, known).put(&*key, record::encode(spec)))
                 }
                 Step::CreateCertificate(spec) | Step::UpdateCertificate(spec) => {
                     let known = present.certificates.get(&spec.name).map(|known| known.revision);
                     let key = key::certificate(&spec.name);
-                    batch.unchanged(&*key, known).put(key, record::encode(spec))
+                    (1, on(&key, known).put(&*key, record::encode(spec)))
                 }
                 Step::DeleteCertificate(name) => {
                     let known = present.certificates.get(name).map(|known| known.revision);
                     let key = key::certificate(name);
-                    batch.unchanged(&*key, known).delete(key)
+                    let batch = on(&key, known).delete(&*key);
+                    let related = related.iter().find(|related| related.certificate == *name);
+                    (2, related.map_or(batch.clone(), |related| related.delete(batch)))
                 }
-            };
+                Step::DeleteIssuer(name) => {
+                    let known = present.issuers.get(name).map(|known| known.revision);
+                    let key = key::issuer(name);
+                    (3, on(&key, known).delete(&*key))
+                }
+            });
         }
-        for related in related {
-            batch = related.delete(batch);
+        groups.sort_by_key(|(turn, _)| *turn);
+        let mut packer = Packer::new(begin);
+        for (_, group) in groups {
+            packer.add(group);
         }
-        batch
+        packer.finish()
     }
+}
+
+fn on(key: &str, known: Option<Revision>) -> Batch {
+    Batch::unfenced().unchanged(key, known)
 }
 
 /// Lists what a desired state is compared with: issuers, certificates and orders.
@@ -173,9 +193,9 @@ pub async fn present(store: &dyn Store) -> Result<View, Error> {
 #[derive(Clone, Debug)]
 pub struct Related {
     certificate: CertName,
-    state: Option<(CertificateState, chancery_shared::number::Revision)>,
-    order: Option<chancery_shared::number::Revision>,
-    /// Keys of bundles, challenges and deployments.
+    state: Option<(CertificateState, Revision)>,
+    order: Option<Revision>,
+    /// Keys of bundles and challenges.
     keys: Vec<String>,
 }
 
@@ -191,22 +211,13 @@ pub async fn related(
         let mut keys: Vec<_> = bundles.entries.into_iter().map(|entry| entry.key).collect();
         let order = present.orders.get(name);
         let tokens = order.map(|order| order.record.stage.tokens()).unwrap_or_default();
-        keys.extend(tokens.iter().map(|token| key::challenge(token)));
+        keys.extend(tokens.iter().take(MOST_TOKENS).map(|token| key::challenge(token)));
         all.push(Related {
             certificate: name.clone(),
             state: present.states.get(name).map(|state| ((*state.record).clone(), state.revision)),
             order: order.map(|order| order.revision),
             keys,
         });
-    }
-    if !all.is_empty() {
-        let deployments = store.list(key::DEPLOYMENTS).await?;
-        for key in deployments.entries.into_iter().map(|entry| entry.key) {
-            let certificate = key.rsplit('/').next().unwrap_or_default();
-            if let Some(owner) = all.iter_mut().find(|of| of.certificate.as_str() == certificate) {
-                owner.keys.push(key);
-            }
-        }
     }
     Ok(all)
 }
@@ -234,6 +245,8 @@ impl Related {
     }
 }
 
+/// Challenges that go in one step with their certificate; the rest is swept away.
+const MOST_TOKENS: usize = Batch::MOST_KEYS - 16;
 const ISSUER: &str = "issuer";
 const CERTIFICATE: &str = "certificate";
 

@@ -50,7 +50,7 @@ fn applied(desired: &DesiredState) -> View {
     let desired = read(desired).unwrap();
     let empty = View::default();
     let plan = compare(&empty, &desired, false, now()).unwrap();
-    let batch = plan.batch(Batch::unfenced(), &empty, &[]);
+    let batch = plan.batches(Batch::unfenced(), &empty, &[]).remove(0);
     let entries = batch.operations.into_iter().map(|operation| match operation {
         Operation::Put(key, value) => Entry { key, value, revision: Revision(3) },
         Operation::Delete(key) => panic!("nothing to delete, least of all {key}"),
@@ -193,7 +193,9 @@ fn every_record_that_is_touched_is_a_condition() {
         order: Some(Revision(9)),
         keys: vec!["bundles/mail/1".to_owned()],
     };
-    let batch = plan.batch(Batch::unfenced(), &present, &[related]);
+    let mut batches = plan.batches(Batch::unfenced(), &present, &[related]);
+    assert_eq!(batches.len(), 1);
+    let batch = batches.remove(0);
     let mut conditions: Vec<_> =
         batch.conditions.iter().map(|condition| format!("{condition:?}")).collect();
     conditions.sort();
@@ -205,6 +207,55 @@ fn every_record_that_is_touched_is_a_condition() {
     Unchanged("issuers/spare", Revision(3))
     Unchanged("orders/mail", Revision(9))
     "#);
+}
+
+#[test]
+fn a_large_plan_is_carried_out_in_an_order_that_is_always_consistent() {
+    let mut wire = desired();
+    for number in 0..200 {
+        let name = format!("site-{number}");
+        wire.certificates.push(certificate(&name, &[&format!("{name}.example.org")]));
+    }
+    let create = plan(&View::default(), &wire, true);
+    let batches = create.batches(Batch::unfenced(), &View::default(), &[]);
+    assert!(batches.len() > 1 && batches.iter().all(|batch| batch.check_size().is_ok()));
+    let keys = |batches: &[Batch]| -> Vec<String> {
+        let operations = batches.iter().flat_map(|batch| &batch.operations);
+        operations.map(|operation| operation.key().to_owned()).collect()
+    };
+    let created = keys(&batches);
+    assert_eq!(created.len(), 204);
+    // Issuers before what names them.
+    assert!(created[..2].iter().all(|key| key.starts_with(key::ISSUERS)), "{created:?}");
+
+    let view = with::<CertificateState>(&wire, &[]);
+    let delete = plan(&view, &DesiredState::default(), true);
+    let related: Vec<_> = view
+        .certificates
+        .keys()
+        .map(|name| Related {
+            certificate: name.clone(),
+            state: None,
+            order: None,
+            keys: vec![format!("bundles/{name}/1")],
+        })
+        .collect();
+    let batches = delete.batches(Batch::unfenced(), &view, &related);
+    assert!(batches.iter().all(|batch| batch.check_size().is_ok()));
+    let deleted = keys(&batches);
+    assert!(deleted[deleted.len() - 2..].iter().all(|key| key.starts_with(key::ISSUERS)));
+    // A certificate and its bundle go in one step.
+    for batch in &batches {
+        for operation in &batch.operations {
+            if let Some(name) = operation.key().strip_prefix(key::CERTIFICATES) {
+                let bundle = format!("bundles/{name}/1");
+                assert!(batch.operations.iter().any(|other| other.key() == bundle));
+            }
+        }
+    }
+    // What is left of a plan is a part of it; something else is not.
+    let rest = plan(&with::<CertificateState>(&desired(), &[]), &wire, true);
+    assert!(rest.is_part_of(&create) && !delete.is_part_of(&create));
 }
 
 #[test]

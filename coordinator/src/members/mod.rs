@@ -34,6 +34,7 @@ use crate::{
 
 mod peers;
 mod progress;
+mod seen;
 
 pub use peers::{Peers, Unreachable};
 

@@ -1,6 +1,9 @@
 //! One order, step after step, until it is over.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chancery_shared::{failpoint::crash_point, number::Revision, retry::Policy, secret::Secret};
 use instant_acme::{
@@ -171,6 +174,7 @@ impl Drive<'_> {
         self.orders.mirror.wait_for(self.entry.revision).await;
         // And the CA may ask any coordinator.
         self.orders.peers.caught_up(self.entry.revision).await;
+        let presented: BTreeSet<&String> = self.entry.order.stage.tokens().iter().collect();
         let mut authorizations = known(&mut self.at_ca)?.authorizations();
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = authorization?;
@@ -180,6 +184,10 @@ impl Drive<'_> {
             if let Some(mut challenge) = authorization.challenge(ChallengeType::Http01)
                 && challenge.status == ChallengeStatus::Pending
             {
+                if !presented.contains(&challenge.token) {
+                    // A former leader has died between two steps of presenting.
+                    return self.present().await;
+                }
                 self.leadership.check().map_err(|_| Error::SteppedDown)?;
                 challenge.set_ready().await?;
             }

@@ -4,7 +4,11 @@
 //! free, changed on the condition that nobody else has, and given up together with
 //! the result, so that what the store shows is always one whole step.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use chancery_shared::{
     clock::SharedClock,
@@ -176,7 +180,8 @@ impl Journal {
     }
 
     /// Puts the answers of challenges into the store, by token, in the same step as the stage that
-    /// says which.
+    /// says which. What does not fit into one step is presented in several; whoever goes on after the
+    /// first of them finds that tokens are missing, and presents again.
     pub async fn present(
         &self,
         leadership: &Leadership,
@@ -186,13 +191,25 @@ impl Journal {
         let Some(url) = entry.order.stage.url().map(str::to_owned) else {
             return Err(Error::Crypto("an order without a URL cannot present".to_owned()));
         };
-        let tokens = answers.keys().cloned().collect();
-        let mut batch = leadership.batch();
-        for (token, challenge) in &answers {
-            batch = batch.put(key::challenge(token), record::encode(challenge));
+        let answers: Vec<_> = answers.into_iter().collect();
+        let mut entry = entry;
+        let mut tokens: BTreeSet<String> = entry.order.stage.tokens().iter().cloned().collect();
+        let mut chunks = answers.chunks(MOST_TOKENS);
+        // Once at least: an order of which everything is validated already is presented as well.
+        let mut next = Some(chunks.next().unwrap_or_default());
+        while let Some(chunk) = next {
+            let mut batch = leadership.batch();
+            for (token, challenge) in chunk {
+                batch = batch.put(key::challenge(token), record::encode(challenge));
+            }
+            tokens.extend(chunk.iter().map(|(token, _)| token.clone()));
+            let stage =
+                Stage::Presented { url: url.clone(), tokens: tokens.iter().cloned().collect() };
+            let order = Order { stage, ..entry.order };
+            entry = self.rewrite(batch, order, entry.revision).await?;
+            next = chunks.next();
         }
-        let order = Order { stage: Stage::Presented { url, tokens }, ..entry.order };
-        self.rewrite(batch, order, entry.revision).await
+        Ok(entry)
     }
 
     /// The private key of an order.
@@ -272,8 +289,25 @@ impl Journal {
     async fn ending(&self, leadership: &Leadership, entry: &Entry) -> Result<Batch, Error> {
         let order = &entry.order;
         let at = key::order(&order.certificate);
-        let mut batch = leadership.batch().unchanged(&at, Some(entry.revision)).delete(&at);
-        for token in order.stage.tokens() {
+        let tokens = order.stage.tokens();
+        // More than fit go before: the order is over, and nobody asks for them any more.
+        let (before, last) = tokens.split_at(tokens.len().saturating_sub(MOST_TOKENS));
+        for chunk in before.chunks(MOST_TOKENS) {
+            let batch = leadership.batch().unchanged(&at, Some(entry.revision));
+            self.commit(self.withdrawing(batch, order, chunk).await?).await?;
+        }
+        let batch = leadership.batch().unchanged(&at, Some(entry.revision)).delete(&at);
+        self.withdrawing(batch, order, last).await
+    }
+
+    /// `batch` with the deletion of those of `tokens` that are the order's.
+    async fn withdrawing(
+        &self,
+        mut batch: Batch,
+        order: &Order,
+        tokens: &[String],
+    ) -> Result<Batch, Error> {
+        for token in tokens {
             let at = key::challenge(token);
             let Some(found) = self.store.get(&at).await? else { continue };
             let is_ours = record::decode::<Challenge>(&at, &found.value)
@@ -377,6 +411,8 @@ impl Journal {
 /// Bundles of a certificate that stay in the store: the current one and those before it
 /// that an operator may want back.
 const KEPT_BUNDLES: u64 = 3;
+/// Challenges in one step, beside the rest of what the step has to do.
+const MOST_TOKENS: usize = 30;
 const MAX_MESSAGE: usize = 2000;
 /// Far more than any chain has.
 const MOST_CERTIFICATES: usize = 16;

@@ -24,7 +24,7 @@ use super::{Context, Error, Sealer};
 use crate::{
     election::Leadership,
     record::{self, Account, Authority, Bundle, DecodeError, Order, Record, SealRing, Sealed, key},
-    store::{self, Entry, Store},
+    store::{self, Batch, Entry, Packer, Store},
 };
 
 /// What [`reseal`] has done, and what is left.
@@ -135,13 +135,19 @@ async fn pass(
             }
         }
         found.can_be_resealed += work.len();
+        let mut batches = Vec::new();
         for chunk in work.chunks(CHUNK) {
-            let mut batch = leadership.batch();
+            let mut packer = Packer::new(leadership.batch());
             for (key, revision, value) in chunk {
-                batch = batch.unchanged(key, Some(*revision)).put(key, value.clone());
+                packer
+                    .add(Batch::unfenced().unchanged(key, Some(*revision)).put(key, value.clone()));
             }
+            batches.extend(packer.finish());
+        }
+        for batch in batches {
+            let records = batch.operations.len();
             match store.commit(batch).await {
-                Ok(_) => *resealed += chunk.len(),
+                Ok(_) => *resealed += records,
                 // Somebody has written one of them: the next pass looks again.
                 Err(store::Error::Conflict { .. } | store::Error::OutcomeUnknown(_)) => {}
                 Err(error) => return Err(error.into()),
@@ -280,8 +286,7 @@ fn grace() -> jiff::SignedDuration {
 
 /// How long a data key stays after the next one was made, even if nothing is under it.
 pub const GRACE: Duration = Duration::from_hours(1);
-/// Records in one batch. A transaction of Consul has 64 operations at most, and a record takes
-/// two, beside the check of the fence.
+/// Records in one batch at most; large ones are fewer. Small batches leave room to others who write.
 const CHUNK: usize = 16;
 /// How often a pass looks again after others have written what it wanted to write.
 const PASSES: usize = 10;

@@ -1,19 +1,26 @@
-//! Who is connected to this coordinator. In memory: it is so only as long as this process lives.
+//! Who is connected to this coordinator, and what the others have last said of theirs. In memory: it is so only
+//! as long as the processes live, and nothing of it is worth a write to the store.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex},
 };
 
 use chancery_proto::v1::SeenAgent;
-use chancery_shared::{clock::SharedClock, name::AgentName, wire::to_timestamp};
+use chancery_shared::{
+    clock::SharedClock,
+    name::{AgentName, NodeName},
+    wire::{from_timestamp, to_timestamp},
+};
 use jiff::Timestamp;
 
 /// The agents that this coordinator has seen since it started.
 pub struct Presence {
     clock: SharedClock,
     agents: Mutex<HashMap<AgentName, Entry>>,
+    /// By the coordinator that has seen them.
+    elsewhere: Mutex<BTreeMap<NodeName, HashMap<AgentName, Seen>>>,
 }
 
 /// What is known of an agent's connections.
@@ -27,6 +34,27 @@ pub struct Seen {
     pub last_seen: Timestamp,
 }
 
+impl Seen {
+    /// Seen in two places.
+    fn and(self, other: Self) -> Self {
+        let since = self.connected_since.into_iter().chain(other.connected_since).min();
+        Self {
+            streams: self.streams.saturating_add(other.streams),
+            connected_since: since,
+            last_seen: self.last_seen.max(other.last_seen),
+        }
+    }
+}
+
+fn seen_of_wire(wire: &SeenAgent) -> Option<(AgentName, Seen)> {
+    let seen = Seen {
+        streams: wire.streams,
+        connected_since: from_timestamp(wire.connected_since.as_ref()),
+        last_seen: from_timestamp(wire.last_seen.as_ref())?,
+    };
+    Some((wire.agent.parse().ok()?, seen))
+}
+
 #[derive(Clone, Copy)]
 struct Entry {
     seen: Seen,
@@ -37,7 +65,7 @@ struct Entry {
 impl Presence {
     /// Nobody yet.
     pub fn new(clock: SharedClock) -> Arc<Self> {
-        Arc::new(Self { clock, agents: Mutex::default() })
+        Arc::new(Self { clock, agents: Mutex::default(), elsewhere: Mutex::default() })
     }
 
     /// Counts a stream of `agent` until the result is dropped.
@@ -54,9 +82,28 @@ impl Presence {
         self.update(agent, |_, _| {});
     }
 
-    /// What is known of `agent`; `None` if it was not seen since this process started.
+    /// What is known of `agent`; `None` if no coordinator has seen it, as far as this one knows.
     pub fn of(&self, agent: &AgentName) -> Option<Seen> {
-        self.agents.lock().expect("no holder panics").get(agent).map(|entry| entry.seen)
+        let here = self.agents.lock().expect("no holder panics").get(agent).map(|entry| entry.seen);
+        let elsewhere = self.elsewhere.lock().expect("no holder panics");
+        let all = elsewhere.values().filter_map(|seen| seen.get(agent).copied());
+        all.chain(here).reduce(Seen::and)
+    }
+
+    /// Takes in what the other coordinators say now; `None` from one that could not be asked, whose
+    /// last word stands. Those that are not named are gone, and their agents are not connected there.
+    pub fn learn(&self, others: BTreeMap<NodeName, Option<Vec<SeenAgent>>>) {
+        let mut elsewhere = self.elsewhere.lock().expect("no holder panics");
+        let gone = |node: &NodeName| others.get(node).is_none_or(Option::is_some);
+        for (_, seen) in elsewhere.iter_mut().filter(|(node, _)| gone(node)) {
+            for seen in seen.values_mut() {
+                (seen.streams, seen.connected_since) = (0, None);
+            }
+        }
+        for (node, agents) in others {
+            let known = elsewhere.entry(node).or_default();
+            known.extend(agents.unwrap_or_default().iter().filter_map(seen_of_wire));
+        }
     }
 
     /// Whether `agent` has a stream open.
@@ -78,6 +125,9 @@ impl Presence {
 
     /// Forgets an agent that was removed, at once or with the end of its last stream.
     pub fn forget(&self, agent: &AgentName) {
+        for seen in self.elsewhere.lock().expect("no holder panics").values_mut() {
+            seen.remove(agent);
+        }
         let mut agents = self.agents.lock().expect("no holder panics");
         match agents.get_mut(agent) {
             Some(entry) if entry.seen.streams > 0 => entry.removed = true,

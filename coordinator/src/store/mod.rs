@@ -57,7 +57,10 @@ pub mod etcd;
 mod hub;
 mod lease;
 pub mod memory;
+mod packing;
 mod registrations;
+
+pub use packing::Packer;
 
 /// Where coordinators keep what they agree on. The module's essay is the contract.
 #[async_trait]

@@ -22,40 +22,41 @@ use crate::{
 impl Api {
     /// Removes an agent with its reports and its join tokens. Its stream ends when the mirror
     /// shows it, which is before this returns.
+    ///
+    /// Identity and tokens go in one step: whoever has a token could bring the agent back. What it
+    /// has reported goes afterwards, and by the next leader if this one dies.
     pub(super) async fn remove_agent(&self, name: &AgentName, who: &str) -> Result<(), Status> {
         let leadership = self.lead().await?;
         let agent_key = key::agent(name);
         let Some((_, revision)) = self.get::<Agent>(&agent_key).await? else {
             return Err(not_found("agent", name));
         };
-        let mut batch = leadership
+        let mut tokens = self.tokens_of(name).await?;
+        // More than fit go before: what they are for is gone in any case.
+        while tokens.len() > MOST_TOKENS {
+            let some = tokens.split_off(tokens.len() - MOST_TOKENS);
+            self.commit(some.into_iter().fold(leadership.batch(), Batch::delete)).await?;
+        }
+        let batch = leadership
             .batch()
             .unchanged(&*agent_key, Some(revision))
             .delete(agent_key)
             .delete(key::services(name));
-        for key in self.belongings(name).await? {
-            batch = batch.delete(key);
-        }
-        self.commit(batch).await?;
+        self.commit(tokens.into_iter().fold(batch, Batch::delete)).await?;
         self.status.presence().forget(name);
         self.events.record(EventKind::AgentRemoved, name.as_str(), format!("removed by {who}"));
+        self.sweep(&leadership).await;
         Ok(())
     }
 
-    /// Keys of an agent's deployments and join tokens. A token goes as well: whoever has one could
-    /// bring the agent back.
-    async fn belongings(&self, name: &AgentName) -> Result<Vec<String>, Status> {
-        let deployments = self.store.list(&format!("{}{name}/", key::DEPLOYMENTS)).await;
-        let deployments = deployments.map_err(|error| self.refused(&error))?;
-        let mut keys: Vec<_> = deployments.entries.into_iter().map(|entry| entry.key).collect();
+    /// Keys of an agent's join tokens.
+    async fn tokens_of(&self, name: &AgentName) -> Result<Vec<String>, Status> {
         let tokens = self.store.list(key::TOKENS).await.map_err(|error| self.refused(&error))?;
-        for entry in tokens.entries {
-            let token = record::decode::<TokenRecord>(&entry.key, &entry.value);
-            if token.is_ok_and(|token| token.agent == *name) {
-                keys.push(entry.key);
-            }
-        }
-        Ok(keys)
+        let of_agent = |value: &[u8], at: &str| {
+            record::decode::<TokenRecord>(at, value).is_ok_and(|token| token.agent == *name)
+        };
+        let entries = tokens.entries.into_iter();
+        Ok(entries.filter(|e| of_agent(&e.value, &e.key)).map(|entry| entry.key).collect())
     }
 
     /// Makes a join token, and clears away expired ones.
@@ -138,6 +139,8 @@ fn check(request: &CreateTokenRequest) -> Result<(AgentName, Labels, Duration), 
 
 /// How long a token waits for the CA that the first leader makes right after its election.
 const AUTHORITY_MADE: Duration = Duration::from_secs(3);
+/// Join tokens that go in one step with their agent.
+const MOST_TOKENS: usize = Batch::MOST_KEYS - 8;
 const DEFAULT_TTL: Duration = Duration::from_hours(1);
 const MOST_TTL: Duration = Duration::from_hours(7 * 24);
 /// Expired tokens that go with the making of a new one.

@@ -6,9 +6,11 @@ use tonic::Status;
 use super::super::Api;
 use crate::{
     apply::{self, Desired, Plan},
+    election::Leadership,
     mirror::View,
     record::EventKind,
     store::Error,
+    sweep,
 };
 
 impl Api {
@@ -26,31 +28,59 @@ impl Api {
         }
         let leadership = self.lead().await?;
         let _one_at_a_time = self.applying.lock().await;
+        // What is left of a former certificate must not become a new one's.
+        let swept = sweep::sweep(&*self.store, &leadership, &self.mirror).await;
+        swept.map_err(|error| self.refused(&error))?;
+        let (mut plan, mut present) = self.plan(&desired, request.prune).await?;
+        let expected = &request.expected_plan;
+        let mut carried = Carried { whole: plan.clone(), transactions: 0 };
         let mut tries = 0;
         loop {
-            let (plan, present) = self.plan(&desired, request.prune).await?;
-            if !request.expected_plan.is_empty() && request.expected_plan != plan.id() {
-                return Err(Status::aborted(
-                    "the plan has changed since it was shown; nothing was done: look at it again",
-                ));
+            carried.check(&plan, expected)?;
+            let conflict = match self.carry_out(&leadership, &plan, &present, &mut carried).await {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            // An order took a step meanwhile; the plan itself is compared again above.
+            if !matches!(conflict, Error::Conflict { .. }) || tries == TRIES {
+                return Err(carried.partly(self.refused(&conflict)));
             }
-            if plan.changes.is_empty() {
-                return Ok(response(&plan, true));
-            }
-            let store = &*self.store;
-            let related = apply::related(store, &present, &plan).await;
-            let related = related.map_err(|error| self.refused(&error))?;
-            let batch = plan.batch(leadership.batch(), &present, &related);
-            match self.store.commit(batch).await {
-                Ok(revision) => {
-                    self.shown(revision).await;
-                    self.record_changes(&plan, who);
-                    return Ok(response(&plan, true));
-                }
-                // An order took a step meanwhile; the plan itself is compared again above.
-                Err(Error::Conflict { .. }) if tries < TRIES => tries += 1,
-                Err(error) => return Err(self.refused(&error)),
-            }
+            tries += 1;
+            (plan, present) =
+                self.plan(&desired, request.prune).await.map_err(|error| carried.partly(error))?;
+        }
+        self.record_changes(&carried.whole, who);
+        self.sweep(&leadership).await;
+        Ok(ApplyResponse { transactions: carried.transactions, ..response(&carried.whole, true) })
+    }
+
+    /// Commits one transaction after the other, and waits until the mirror shows them.
+    async fn carry_out(
+        &self,
+        leadership: &Leadership,
+        plan: &Plan,
+        present: &View,
+        carried: &mut Carried,
+    ) -> Result<(), Error> {
+        let related = apply::related(&*self.store, present, plan).await?;
+        let mut last = None;
+        for batch in plan.batches(leadership.batch(), present, &related) {
+            last = Some(self.store.commit(batch).await?);
+            carried.transactions += 1;
+        }
+        if let Some(revision) = last {
+            self.shown(revision).await;
+        }
+        Ok(())
+    }
+
+    /// Removes what is left of what was deleted: now, or else as soon as that can be done.
+    pub(super) async fn sweep(&self, leadership: &Leadership) {
+        if let Err(error) = sweep::sweep(&*self.store, leadership, &self.mirror).await {
+            tracing::warn!(%error, "what is left of deleted objects is removed later");
+            let (store, mirror) = (self.store.clone(), self.mirror.clone());
+            let leadership = leadership.clone();
+            tokio::spawn(async move { sweep::until_done(&*store, &leadership, &mirror).await });
         }
     }
 
@@ -79,6 +109,45 @@ impl Api {
     }
 }
 
+/// How far a plan has been carried out.
+struct Carried {
+    whole: Plan,
+    transactions: u32,
+}
+
+impl Carried {
+    /// Whether to go on with `plan`, which is the whole one or what is left of it.
+    fn check(&self, plan: &Plan, expected: &str) -> Result<(), Status> {
+        if self.transactions > 0 {
+            if plan.is_part_of(&self.whole) {
+                return Ok(());
+            }
+            return Err(self.partly(Status::aborted("the plan has changed meanwhile")));
+        }
+        if !expected.is_empty() && expected != plan.id() {
+            return Err(Status::aborted(
+                "the plan has changed since it was shown; nothing was done: look at it again",
+            ));
+        }
+        Ok(())
+    }
+
+    /// What a failure means after a part was carried out.
+    fn partly(&self, status: Status) -> Status {
+        match self.transactions {
+            0 => status,
+            done => Status::new(
+                status.code(),
+                format!(
+                    "a part of the plan is carried out ({done} transactions), the rest is not: {}; \
+                     apply the same files again to complete it",
+                    status.message()
+                ),
+            ),
+        }
+    }
+}
+
 fn response(plan: &Plan, applied: bool) -> ApplyResponse {
     ApplyResponse {
         changes: plan.changes.iter().map(apply::Change::to_wire).collect(),
@@ -86,6 +155,7 @@ fn response(plan: &Plan, applied: bool) -> ApplyResponse {
         applied,
         unchanged: plan.unchanged,
         kept: plan.kept.clone(),
+        transactions: 0,
     }
 }
 

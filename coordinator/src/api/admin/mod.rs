@@ -36,6 +36,7 @@ impl AdminService for Admin {
     type FollowCertificateStream = FollowStream;
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        self.api.look_around().await;
         Ok(Response::new(self.api.status.overview()))
     }
 
@@ -63,6 +64,7 @@ impl AdminService for Admin {
         &self,
         request: Request<ShowCertificateRequest>,
     ) -> Result<Response<CertificateDetail>, Status> {
+        self.api.look_around().await;
         let name = name(&request.get_ref().name)?;
         let detail = self.api.status.certificate(&name);
         detail.map(Response::new).ok_or_else(|| not_found("certificate", &name))
@@ -90,6 +92,7 @@ impl AdminService for Admin {
         &self,
         _: Request<ListAgentsRequest>,
     ) -> Result<Response<ListAgentsResponse>, Status> {
+        self.api.look_around().await;
         Ok(Response::new(ListAgentsResponse { agents: self.api.status.agents() }))
     }
 
@@ -97,6 +100,7 @@ impl AdminService for Admin {
         &self,
         request: Request<ShowAgentRequest>,
     ) -> Result<Response<AgentDetail>, Status> {
+        self.api.look_around().await;
         let name = name(&request.get_ref().name)?;
         let detail = self.api.status.agent(&name);
         detail.map(Response::new).ok_or_else(|| not_found("agent", &name))

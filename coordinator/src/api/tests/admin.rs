@@ -93,6 +93,7 @@ async fn a_plan_is_shown_and_then_carried_out_as_shown() {
 async fn a_deleted_certificate_takes_everything_along_but_its_generation() {
     let fleet = Fleet::start().await;
     let mut admin = fleet.admin().await;
+    fleet.join("web-1", &["role=web"]).await;
     admin.apply(apply(&["www", "mail"])).await.unwrap();
     let www: CertName = "www".parse().unwrap();
     let mail: CertName = "mail".parse().unwrap();

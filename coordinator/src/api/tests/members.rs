@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use chancery_proto::v1::{
+    ListAgentsRequest, RemoveAgentRequest, WatchRequest, watch_response::Event,
+};
 use tokio::time::timeout;
 
 use crate::{
     api::testing::{Fleet, PATIENCE},
     members::{NameTaken, check_name},
-    record::{Instance, Member},
+    record::{Instance, Member, key},
+    store::Batch,
 };
 
 #[tokio::test]
@@ -71,4 +75,63 @@ async fn a_name_is_taken_as_long_as_its_process_answers() {
     leader.shutdown.cancel();
     leader.server.await.unwrap().unwrap();
     check_name(&follower.peers, &follower.mirror, &second).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_tells_who_else_is_there() {
+    let leader = Fleet::start().await;
+    let agent = leader.join("web-1", &["role=web"]).await;
+    let mut alone = leader.watch(&agent, WatchRequest::default()).await;
+    let _first = alone.message().await.unwrap();
+    let follower = leader.follower("node-2").await;
+    let mut told = Vec::new();
+    let both = vec![leader.address.clone(), follower.address.clone()];
+    while told != both {
+        let message = timeout(PATIENCE, alone.message()).await.unwrap().unwrap().unwrap();
+        if let Some(Event::Coordinators(list)) = message.event {
+            told = list.addresses;
+        }
+    }
+    // A new stream begins with it, and one that comes from the other loses nothing.
+    let mut fresh = follower.watch(&agent, WatchRequest::default()).await;
+    let message = timeout(PATIENCE, fresh.message()).await.unwrap().unwrap().unwrap();
+    assert!(matches!(message.event, Some(Event::Coordinators(list)) if list.addresses == both));
+    follower.commit(Batch::unfenced().delete(key::member(&"node-1".parse().unwrap()))).await;
+    let left = loop {
+        let message = timeout(PATIENCE, fresh.message()).await.unwrap().unwrap().unwrap();
+        if let Some(Event::Coordinators(list)) = message.event {
+            break list.addresses;
+        }
+    };
+    assert_eq!(left, std::slice::from_ref(&follower.address));
+}
+
+#[tokio::test]
+async fn every_coordinator_knows_which_agents_are_connected_anywhere() {
+    let leader = Fleet::start().await;
+    let follower = leader.follower("node-2").await;
+    let agent = follower.join("web-1", &["role=web"]).await;
+    let before = leader.mirror.revision();
+    let stream = follower.watch(&agent, WatchRequest::default()).await;
+    let state = async || {
+        let agents = leader.admin().await.list_agents(ListAgentsRequest {}).await.unwrap();
+        agents.into_inner().agents.first().map(|agent| agent.state.clone())
+    };
+    let connected = async {
+        while state().await.as_deref() != Some("connected") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, connected).await.unwrap();
+    assert_eq!(leader.mirror.revision(), before, "nothing was written for it");
+    drop(stream);
+    let gone = async {
+        while state().await.as_deref() != Some("disconnected") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.unwrap();
+    let name = "web-1".to_owned();
+    leader.admin().await.remove_agent(RemoveAgentRequest { name }).await.unwrap();
+    assert_eq!(state().await, None);
 }

@@ -1,8 +1,9 @@
-//! The parts of the demo that only look.
+//! The parts of the demo that only look, and run commands for people to read.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use chancery_shared::x509::Facts;
 use chancery_tests::cli::Cli;
 use chancery_tests::tls_client::Served;
@@ -68,4 +69,18 @@ pub(crate) fn chain(screen: &Screen, name: &str, served: &Served) -> Result<()> 
         ));
     }
     Ok(())
+}
+
+/// Runs a command of the CLI for people to read.
+pub(crate) async fn run(screen: &Screen, cli: &Cli, words: &[&str]) -> Result<()> {
+    screen.command(&format!("chancery {}", words.join(" ")));
+    let mut command = tokio::process::Command::from(cli.command(words)?);
+    let status = command.stdin(std::process::Stdio::null()).kill_on_drop(true).status().await?;
+    ensure!(status.success(), "chancery {} failed ({status})", words.join(" "));
+    Ok(())
+}
+
+/// A path as a word of a command.
+pub(crate) fn path(path: &Path) -> Result<&str> {
+    path.to_str().context("the folder for temporary files has a name that is not text")
 }

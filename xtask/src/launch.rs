@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{cargo, out, run, tools};
 
 /// Builds the programs and runs the demo.
-pub(crate) fn demo(keep: bool) -> Result<()> {
+pub(crate) fn demo(keep: bool, ha: bool, store: Option<&str>) -> Result<()> {
     tools::ensure(false)?;
     out::step("building");
     // All bins of the workspace, with the features of the tests: whoever has run the tests
@@ -20,6 +20,12 @@ pub(crate) fn demo(keep: bool) -> Result<()> {
     let mut command = Command::new(cargo::target().join("debug/chancery-demo"));
     if keep {
         command.arg("--keep");
+    }
+    if ha {
+        command.arg("--ha");
+    }
+    if let Some(store) = store {
+        command.args(["--store", store]);
     }
     start(&mut command)
 }

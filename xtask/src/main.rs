@@ -57,6 +57,12 @@ enum Command {
         /// Leave everything running afterwards
         #[arg(long)]
         keep: bool,
+        /// Three coordinators on a cluster of three servers, and a leader that is killed
+        #[arg(long)]
+        ha: bool,
+        /// The store of the three: etcd or consul
+        #[arg(long, requires = "ha", value_parser = ["etcd", "consul"])]
+        store: Option<String>,
     },
     /// Kill, pause and cut off coordinators and stores, and judge what became of it (root)
     Chaos(Chaos),
@@ -92,7 +98,7 @@ fn main() -> ExitCode {
         Command::Ci => ci::ci(),
         Command::Tidy => tidy::check(),
         Command::Sim { seeds, seed } => launch::sim(seeds, seed),
-        Command::Demo { keep } => launch::demo(keep),
+        Command::Demo { keep, ha, store } => launch::demo(keep, ha, store.as_deref()),
         Command::Chaos(chaos) => launch::chaos(chaos.minutes, chaos.seed, &chaos.store),
         Command::Bench { name, json } => launch::bench(&name, json.as_deref()),
     };

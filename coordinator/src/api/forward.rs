@@ -17,7 +17,7 @@
 //!
 //! # Read your writes
 //!
-//! The answer carries the revision that the leader's mirror shows when it is done. The caller gets it
+//! The answer carries the last commit that the leader's mirror shows when it is done. The caller gets it
 //! once this coordinator's mirror shows as much.
 //!
 //! # When it fails
@@ -117,7 +117,7 @@ where
                 Ok(Route::Here(request)) => inner.call(request).await,
                 Ok(Route::HereForAnother(request)) => {
                     let mut response = inner.call(request).await?;
-                    let revision = HeaderValue::from(api.mirror.revision().0);
+                    let revision = HeaderValue::from(api.mirror.read().last_commit.0);
                     response.headers_mut().insert(REVISION, revision);
                     Ok(response)
                 }

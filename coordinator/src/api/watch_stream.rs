@@ -191,7 +191,8 @@ impl Session {
     /// Lists the certificates that differ from what the agent has.
     fn compare(&mut self) {
         let view = self.api.mirror.read();
-        self.compared = view.revision;
+        // A listing may not know of commits that have only deleted; the agent may.
+        self.compared = self.compared.max(view.last_commit);
         self.unsealed = true;
         let Some(agent) = view.agents.get(&self.caller.name) else { return };
         let withdrawn = self.known.keys().filter(|name| {

@@ -272,3 +272,18 @@ async fn a_mirror_that_missed_too_much_lists_again_and_says_so_to_all() {
     commit(&store, &mirror, put_spec(Batch::unfenced(), &spec("more", &[]))).await;
     assert_eq!(mirror.read().certificates.len(), 2);
 }
+
+#[tokio::test]
+async fn a_listing_does_not_take_the_writes_of_others_for_commits_to_go_on_from() {
+    let store = MemoryStore::new(SystemClock::shared());
+    let spec = spec("web", &[]);
+    let written = store.commit(put_spec(Batch::unfenced(), &spec)).await.unwrap();
+    // What others write beside our records moves the store on, and no mirror sees it.
+    store.commit(Batch::unfenced().put("other", "1")).await.unwrap();
+    let newest = store.commit(Batch::unfenced().delete("other")).await.unwrap();
+    let mut view = View::of(&store.list("").await.unwrap());
+    assert_eq!((view.revision, view.last_commit), (newest, written));
+    let commit = Commit { revision: newest.next(), changes: Vec::new() };
+    view.apply(&commit, &mut Touched::default());
+    assert_eq!((view.revision, view.last_commit), (newest.next(), newest.next()));
+}

@@ -40,6 +40,11 @@ pub type Table<K, V> = BTreeMap<K, Versioned<V>>;
 pub struct View {
     /// The revision that this shows.
     pub revision: Revision,
+    /// The last commit that is known to have written one of the records. Never after `revision`, but
+    /// possibly before it: others may write to the same store, beside our records. What is told to
+    /// somebody who may go on at another coordinator has to be this one, which every mirror gets to
+    /// see.
+    pub last_commit: Revision,
     /// Desired certificates.
     pub certificates: Table<CertName, CertificateSpec>,
     /// States of certificates, also of deleted ones.
@@ -84,6 +89,7 @@ impl View {
         let mut view = Self { revision: snapshot.revision, ..Self::default() };
         let mut touched = Touched::default();
         for entry in &snapshot.entries {
+            view.last_commit = view.last_commit.max(entry.revision);
             view.put(entry, &mut touched);
         }
         view
@@ -97,7 +103,7 @@ impl View {
                 Change::Delete { key } => self.delete(key, touched),
             }
         }
-        self.revision = commit.revision;
+        (self.revision, self.last_commit) = (commit.revision, commit.revision);
     }
 
     /// The agents that may have the certificate.

@@ -43,12 +43,17 @@ pub trait Bench: Send + Sized {
     const MORE_THAN_QUEUE: usize;
 }
 
-/// Makes one test of each function of the suite, on one bench.
+/// Makes one test of each function of the suite, on one bench: `conformance_suite!(Bench)`. As an
+/// expression, `conformance_suite!(@list Bench)` is all of them as [`Sentence`]s, for one who has to
+/// run them in a way of his own.
 #[macro_export]
 macro_rules! conformance_suite {
-    ($bench:ty) => {
+    (@list $bench:ty) => {
+        $crate::store::conformance::conformance_suite! { @all list $bench }
+    };
+    (@all $how:ident $bench:ty) => {
         $crate::store::conformance::conformance_suite! {
-            $bench:
+            @$how $bench:
             reads_show_what_was_committed,
             an_empty_store_is_empty,
             a_commit_writes_and_deletes_in_one_revision,
@@ -87,7 +92,14 @@ macro_rules! conformance_suite {
             a_healthy_store_says_so,
         }
     };
-    ($bench:ty: $($test:ident,)*) => {
+    (@list $bench:ty: $($test:ident,)*) => {
+        vec![$((
+            stringify!($test),
+            Box::pin($crate::store::conformance::$test::<$bench>())
+                as $crate::store::conformance::Running,
+        ),)*]
+    };
+    (@tests $bench:ty: $($test:ident,)*) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() {
@@ -95,8 +107,16 @@ macro_rules! conformance_suite {
             }
         )*
     };
+    ($bench:ty) => {
+        $crate::store::conformance::conformance_suite! { @all tests $bench }
+    };
 }
 pub use conformance_suite;
+
+/// A function of the suite, under its name.
+pub type Sentence = (&'static str, Running);
+/// It panics if the backend does not keep to it.
+pub type Running = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 pub fn put(key: &str, value: &str) -> Batch {
     Batch::unfenced().put(key, value.to_owned())

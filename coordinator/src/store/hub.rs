@@ -77,6 +77,23 @@ impl Hub {
         Ok(Watch::new(commits))
     }
 
+    /// Starts again behind `revision`, with which what was published so far is not connected:
+    /// all watchers are told that they have to list again.
+    pub(super) fn reset(&mut self, revision: Revision) {
+        for watcher in self.watchers.drain(..) {
+            // It may have gone away by itself, so this may fail.
+            let _ = watcher.queue.try_send(Err(Error::Compacted { after: watcher.told }));
+        }
+        *self = Self::new(revision);
+    }
+
+    /// Ends all watches with `error`; they can be opened again where they were.
+    pub(super) fn end(&mut self, error: &Error) {
+        for watcher in self.watchers.drain(..) {
+            let _ = watcher.queue.try_send(Err(error.clone()));
+        }
+    }
+
     fn remember(&mut self, commit: Commit) {
         self.bytes += size(&commit);
         self.history.push_back(commit);

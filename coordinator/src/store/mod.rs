@@ -52,6 +52,7 @@ use tokio::sync::mpsc;
 mod apply;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+pub mod consul;
 pub mod embedded;
 pub mod etcd;
 mod hub;

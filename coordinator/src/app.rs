@@ -29,7 +29,7 @@ use crate::{
     record::{Instance, Member},
     seal::{self, KeyFile},
     status::{About, Presence, Status},
-    store::{self, Store, embedded::EmbeddedStore, etcd::EtcdStore},
+    store::{self, Store, consul::ConsulStore, embedded::EmbeddedStore, etcd::EtcdStore},
 };
 
 /// Why a coordinator could not start.
@@ -268,6 +268,7 @@ async fn open_store(
     match config {
         StoreConfig::Embedded { path } => Ok(EmbeddedStore::open(path, clock)?),
         StoreConfig::Etcd(options) => Ok(EtcdStore::open(options.clone(), clock).await?),
+        StoreConfig::Consul(options) => Ok(ConsulStore::open(options.clone(), clock).await?),
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 use chancery_shared::{name::NodeName, telemetry};
 
 mod agents;
+mod consul;
 mod etcd;
 mod reader;
 mod store;
@@ -16,6 +17,8 @@ mod store;
 pub use reader::{Problem, Problems};
 use reader::{Reader, Section};
 pub use store::StoreConfig;
+
+use crate::store::consul::LEAST_TTL;
 
 /// The coordinator's configuration.
 #[derive(Clone, Debug)]
@@ -97,7 +100,7 @@ fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<Config> {
     let node = read_node(reader, root);
     let store = store::read(reader, root);
     let seal_key_file = read_seal(reader, root);
-    let lease_ttl = read_lease(reader, root);
+    let lease_ttl = read_lease(reader, root, store.as_ref());
     let agents = agents::read(reader, root);
     let (admin_socket, admin_group) = read_admin(reader, root);
     let http_listen = read_listener(reader, root, "http", DEFAULT_HTTP);
@@ -138,9 +141,19 @@ fn read_seal<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<Path
     path
 }
 
-fn read_lease<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Duration {
+fn read_lease<'a>(
+    reader: &mut Reader<'a>,
+    root: &mut Section<'a>,
+    store: Option<&StoreConfig>,
+) -> Duration {
     let mut lease = reader.table(root, "lease");
+    let line = lease.line_of("ttl");
     let ttl = duration(reader, &mut lease, "ttl", DEFAULT_LEASE_TTL, 1..=600);
+    if matches!(store, Some(StoreConfig::Consul(_))) && ttl < LEAST_TTL {
+        let bound = humantime::format_duration(LEAST_TTL);
+        let why = "Consul takes no shorter life for a session";
+        reader.problem(line, format!("lease.ttl: with store.consul at least \"{bound}\"; {why}"));
+    }
     reader.finish(&lease, &["ttl"]);
     ttl
 }
@@ -286,7 +299,7 @@ mod tests {
             "c.toml:1: node = \"Node 1\": node name \"Node 1\" is not valid",
             "c.toml:2: nods: unknown key",
             "c.toml:3: store.embedded is missing",
-            "c.toml:4: store.embeded: unknown key; known here: embedded",
+            "c.toml:4: store.embeded: unknown key; known here: embedded, etcd, consul",
             "c.toml:6: lease.ttl = \"10 parsecs\"",
             "c.toml:8: orders.concurrency: write a whole number from 1 to 256",
             "c.toml:10: http.listen: expected a text, found a whole number",
@@ -347,6 +360,54 @@ mod tests {
             );
         }
         assert_eq!(lines.len(), 10, "{lines:#?}");
+    }
+
+    #[test]
+    fn the_example_for_consul_is_valid_and_says_the_defaults() {
+        let text = include_str!("../../../docs/examples/coordinator-consul.toml");
+        let config = Config::parse(Path::new("coordinator-consul.toml"), text).unwrap();
+        let StoreConfig::Consul(options) = config.store else { panic!("{:?}", config.store) };
+        let least = "node = \"n\"\nseal.key_file = \"/k\"\nstore.consul = {}\n";
+        let least = Config::parse(Path::new("c.toml"), least).unwrap();
+        let StoreConfig::Consul(default) = least.store else { panic!("{:?}", least.store) };
+        assert_eq!((options.prefix, options.timeout), (default.prefix, default.timeout));
+        assert_eq!(default.addresses, ["http://127.0.0.1:8500"]);
+        assert_eq!(options.addresses.len(), 2);
+        assert!(options.token_file.is_some() && options.ca_file.is_some());
+        assert!(options.identity.is_some() && options.datacenter.is_some());
+        assert!(default.token_file.is_none() && default.identity.is_none());
+    }
+
+    #[test]
+    fn what_is_wrong_with_consul_is_told_all_at_once() {
+        let lines = problems(
+            "node = \"n\"\n\
+             seal.key_file = \"/k\"\n\
+             lease.ttl = \"9s\"\n\
+             [store.consul]\n\
+             addresses = [\"http://a:8500\", \"b:8500\", \"http://c\", \"http://a:8500/\"]\n\
+             prefix = \"/chancery\"\n\
+             datacenter = \"dc 1\"\n\
+             key_file = \"/c\"\n\
+             token = \"0b3f\"\n",
+        );
+        for expected in [
+            "c.toml:3: lease.ttl: with store.consul at least \"10s\"; Consul takes no shorter",
+            "c.toml:5: store.consul.addresses: \"b:8500\"",
+            "c.toml:5: store.consul.addresses: \"http://c\" has no port",
+            "c.toml:5: store.consul.addresses: \"http://a:8500/\" is there twice",
+            "c.toml:6: store.consul.prefix = \"/chancery\": it has to end with a slash",
+            "c.toml:7: store.consul.datacenter = \"dc 1\": write letters",
+            "c.toml:8: store.consul.key_file: a key needs its certificate; add cert_file",
+            "c.toml:8: store.consul.key_file: certificates are of use with https:// addresses only",
+            "c.toml:9: store.consul.token: unknown key; known here: addresses, prefix, token_file",
+        ] {
+            assert!(
+                lines.iter().any(|line| line.contains(expected)),
+                "{expected:?} is not in {lines:#?}"
+            );
+        }
+        assert_eq!(lines.len(), 9, "{lines:#?}");
     }
 
     #[test]

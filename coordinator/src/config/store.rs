@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    etcd,
+    consul, etcd,
     reader::{Reader, Section},
     required_path,
 };
@@ -19,10 +19,12 @@ pub enum StoreConfig {
     },
     /// In etcd.
     Etcd(store::etcd::Options),
+    /// In Consul.
+    Consul(store::consul::Options),
 }
 
 /// Every kind of store that can be configured.
-const KINDS: [&str; 2] = ["embedded", "etcd"];
+const KINDS: [&str; 3] = ["embedded", "etcd", "consul"];
 
 /// `None` if there is none, or something required of it is missing, which is then noted.
 pub(super) fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<StoreConfig> {
@@ -44,7 +46,8 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Optio
     for kind in named {
         result = match kind {
             "embedded" => read_embedded(reader, &mut store),
-            _ => etcd::read(reader, &mut store).map(StoreConfig::Etcd),
+            "etcd" => etcd::read(reader, &mut store).map(StoreConfig::Etcd),
+            _ => Some(StoreConfig::Consul(consul::read(reader, &mut store))),
         };
     }
     reader.finish(&store, &KINDS);

@@ -47,9 +47,7 @@ impl Cluster {
                 Self::Etcd(EtcdCluster::start(folder, options).await?)
             }
             Kind::Consul => {
-                let mut options = consul::Options::on(nodes);
-                // Sessions as short as the leases of these tests.
-                "1s".clone_into(&mut options.session_ttl_min);
+                let options = consul::Options::on(nodes);
                 Self::Consul(ConsulCluster::start(folder, options).await?)
             }
         })

@@ -205,7 +205,8 @@ async fn recover(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// How long a fault lasts that has no effect to wait for. Longer than a lease.
-const HELD: Duration = Duration::from_secs(3);
+/// How long a fault lasts that has no effect to wait for: a lease is kept alive meanwhile, and orders
+/// are made.
+const HELD: Duration = Duration::from_secs(4);
 /// By how much a clock jumps.
 const JUMP_SECS: i64 = 3600;

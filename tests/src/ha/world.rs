@@ -42,9 +42,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// Short leases, a few agents.
+    /// The shortest leases that the store has, or nearly; a few agents.
     pub fn new(kind: Kind) -> Self {
-        Self { kind, lease_ttl_secs: 2, agents: 3, clocks: true, log: "info".to_owned() }
+        let lease_ttl_secs = match kind {
+            Kind::Etcd => 2,
+            Kind::Consul => 10,
+        };
+        Self { kind, lease_ttl_secs, agents: 3, clocks: true, log: "info".to_owned() }
     }
 }
 

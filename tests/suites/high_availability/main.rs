@@ -6,4 +6,5 @@
 mod chaos;
 mod failover;
 mod harness;
+mod members;
 mod rolling;

@@ -2,13 +2,18 @@ use std::{
     collections::BTreeSet,
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    sync::Arc,
+    time::Duration,
 };
 
 use chancery_proto::v1::{self, DeploymentState};
 
-use super::Event;
+use chancery_shared::clock::SystemClock;
+
+use super::{Engine, Event};
 use crate::{
     bundle::tests::wire,
+    service::ThisHost,
     testing::{Running, Site, deployment},
 };
 
@@ -383,7 +388,7 @@ async fn stopping_in_the_middle_is_quick_and_taken_up_again() {
     let agent = Running::start(site.config("", &slow));
     agent.sync(&[bundle("web", 1)]).await;
     agent.until(|snapshot| deployment(snapshot, "web").is_some()).await;
-    tokio::time::timeout(std::time::Duration::from_secs(20), agent.stop()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), agent.stop()).await.unwrap();
     site.set("slow", false);
     let agent = Running::start(site.config("", &service));
     let web = agent.until_state("web", DeploymentState::Installed).await;
@@ -409,4 +414,18 @@ fn every_crash_point_is_listed_and_exists() {
     let used: BTreeSet<&str> =
         text.split(call).skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
     assert_eq!(used, crate::CRASH_POINTS.iter().copied().collect());
+}
+
+#[tokio::test]
+async fn what_is_due_in_a_burst_waits_for_its_end() {
+    let site = Site::new();
+    let (mut engine, _published) =
+        Engine::open(Arc::new(site.config("", "")), SystemClock::shared(), Arc::new(ThisHost))
+            .unwrap();
+    let now = engine.clock.monotonic();
+    engine.waits.certificates.insert("web".parse().unwrap(), now);
+    assert_eq!(engine.due_in(), Some(Duration::ZERO));
+    engine.gate.set_syncing(true);
+    engine.gate.arrived(now);
+    assert!(engine.due_in().unwrap() > Duration::from_secs(5), "it would spin until then");
 }

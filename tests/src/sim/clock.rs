@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -57,11 +57,25 @@ pub struct NodeClock {
     pub kernel: Arc<Kernel>,
     /// What is wrong with it.
     pub quartz: Quartz,
+    /// When it was last looked at, and how often since then.
+    pub looks: Mutex<(Duration, u64)>,
 }
 
 impl NodeClock {
     fn at(&self) -> Duration {
-        self.kernel.now_at_work().unwrap_or_else(|| self.place.now())
+        if let Some(now) = self.kernel.now_at_work() {
+            return now;
+        }
+        let now = self.place.now();
+        let mut looks = self.looks.lock().expect("no holder panics");
+        *looks = if looks.0 == now { (now, looks.1 + 1) } else { (now, 1) };
+        if looks.1 > MOST_LOOKS {
+            // Time stands still while a process has something to do, so this would never end.
+            drop(looks);
+            self.kernel.spins(self.place.node);
+            panic!("a process spins");
+        }
+        now
     }
 }
 
@@ -88,5 +102,7 @@ impl Clock for TrueClock {
     }
 }
 
+/// Far more looks at a clock than a process has reason for at one and the same moment.
+const MOST_LOOKS: u64 = 100_000;
 /// 2026-11-22 00:00:00 UTC.
 const BEGINNING: i64 = 1_795_305_600;

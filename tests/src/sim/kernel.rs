@@ -33,6 +33,8 @@ pub struct Kernel {
     now_nanos: AtomicU64,
     /// Whether the kernel, and not a node, is at work.
     at_work: AtomicBool,
+    /// A node that never comes to rest.
+    spinning: Mutex<Option<usize>>,
     state: Mutex<State>,
 }
 
@@ -82,6 +84,7 @@ impl Kernel {
         Arc::new(Self {
             now_nanos: AtomicU64::new(0),
             at_work: AtomicBool::new(true),
+            spinning: Mutex::default(),
             state: Mutex::new(state),
         })
     }
@@ -102,6 +105,16 @@ impl Kernel {
         let result = run();
         self.at_work.store(true, Ordering::Relaxed);
         result
+    }
+
+    /// Notes that a node never comes to rest.
+    pub fn spins(&self, node: usize) {
+        *self.spinning.lock().expect("no holder panics") = Some(node);
+    }
+
+    /// A node that never comes to rest, if there is one.
+    pub fn spinning(&self) -> Option<usize> {
+        *self.spinning.lock().expect("no holder panics")
     }
 
     /// Does what is due before `end`, then `after` each of it, and moves the time to `end`.

@@ -1,7 +1,10 @@
 //! A machine: a runtime of its own for each life of the process on it, so that the process can be
 //! killed with all that it has under way, or stopped while time goes on for the others.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -67,7 +70,8 @@ impl<P: Process> Machine<P> {
                 let origin = tokio::time::Instant::now();
                 let place = Place { node, began, origin };
                 let (kernel, quartz) = (world.kernel.clone(), self.quartz.clone());
-                let clock = Arc::new(NodeClock { place: place.clone(), kernel, quartz });
+                let looks = Mutex::default();
+                let clock = Arc::new(NodeClock { place: place.clone(), kernel, quartz, looks });
                 let process = P::start(world, &place, clock);
                 (place, process)
             })

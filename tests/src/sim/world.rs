@@ -189,8 +189,12 @@ impl World {
         }
     }
 
-    /// The first violation, if there was one.
+    /// The first violation, if there was one. To spin is one too.
     pub fn violation(&self) -> Option<Violation> {
+        if let Some(node) = self.kernel.spinning() {
+            let why = format!("{} looks at its clock without end", self.names[node]);
+            return Some(Violation { invariant: "progress", at: self.kernel.now(), why });
+        }
         self.court().violation.clone()
     }
 

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use chancery_shared::name::{AgentName, CertName};
+use chancery_shared::name::{AgentName, CertName, NodeName};
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -35,7 +35,7 @@ pub(crate) struct Global {
     #[arg(long, value_enum, value_name = "WHEN", global = true, default_value_t = ColorChoice::Auto)]
     pub(crate) color: ColorChoice,
 
-    /// Give up after this time [default: 10s; with `cert renew --wait`: 10m]
+    /// Give up after this time [default: 10s; `lease transfer`: 30s; `cert renew --wait`: 10m]
     #[arg(long, value_name = "DURATION", global = true, value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
 }
@@ -64,7 +64,7 @@ pub(crate) enum Command {
     /// can serve as a monitoring check.
     Status,
 
-    /// Who leads
+    /// Who leads, and who is to
     #[command(subcommand)]
     Lease(LeaseCommand),
 
@@ -103,8 +103,26 @@ pub(crate) enum Command {
 /// `chancery lease`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LeaseCommand {
-    /// Show who holds the lease, since when, and for how long it is good
-    Show,
+    /// Show who holds the lease, since when, for how long it is good, and the last keep-alives
+    Show {
+        /// Go on showing it: drawn over on a terminal, elsewhere a line for each change
+        #[arg(short, long)]
+        watch: bool,
+    },
+
+    /// Have another coordinator lead
+    ///
+    /// The leader brings what has begun to an end and hands over, which takes a fraction of a second.
+    /// Returns when another coordinator is seen to lead. Exits with 1 when that is not the one that
+    /// was asked for, with 4 when there is no such coordinator, with 5 when somebody else has
+    /// transferred the lease meanwhile or nobody could take over, and with 6 when nobody was seen to
+    /// lead in time.
+    #[command(after_long_help = TRANSFER_EXAMPLES)]
+    Transfer {
+        /// Who is to lead; without it, whoever is first
+        #[arg(long, value_name = "NODE")]
+        to: Option<NodeName>,
+    },
 }
 
 /// `chancery apply`.
@@ -249,7 +267,7 @@ Exit codes:
    2  wrong command line or wrong file; nothing was changed
    3  the coordinator, or its store, cannot be reached
    4  no object of that name
-   5  conflict: the plan changed meanwhile, or another coordinator leads
+   5  conflict: the plan or the lease changed meanwhile, or nobody can take over
    6  the wait ended first
   10  `status` only: something needs attention
 
@@ -281,6 +299,11 @@ const RENEW_EXAMPLES: &str = "\
 Examples:
   chancery cert renew www
   chancery cert renew www --wait --timeout 5m";
+
+const TRANSFER_EXAMPLES: &str = "\
+Examples:
+  chancery lease transfer                before the leader's machine is taken down
+  chancery lease transfer --to node-2";
 
 const TOKEN_EXAMPLES: &str = "\
 Examples:

@@ -297,6 +297,7 @@ async fn serve(
         leadership,
         peers: parts.peers,
         instance,
+        transfers: parts.transfers,
         events: parts.events,
         metrics: parts.metrics.clone(),
         clock: parts.clock.clone(),

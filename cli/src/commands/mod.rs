@@ -4,6 +4,7 @@ mod agent;
 mod apply;
 mod cert;
 mod event;
+mod lease;
 mod renew;
 mod seal;
 mod status;
@@ -69,7 +70,7 @@ pub(crate) async fn run(args: &Args, output: &Output) -> Result<Exit, Failure> {
     let context = Context { args, output, clock: SystemClock::new() };
     match &args.command {
         Command::Status => return status::status(&context).await,
-        Command::Lease(_) => status::lease(&context).await?,
+        Command::Lease(command) => lease::lease(&context, command).await?,
         Command::Apply(options) => apply::apply(&context, options).await?,
         Command::Cert(command) => cert::cert(&context, command).await?,
         Command::Agent(command) => agent::agent(&context, command).await?,

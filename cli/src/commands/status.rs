@@ -1,6 +1,6 @@
-//! `chancery status` and `chancery lease show`.
+//! `chancery status`.
 
-use chancery_proto::v1::{ShowLeaseRequest, StatusRequest};
+use chancery_proto::v1::StatusRequest;
 
 use super::Context;
 use crate::{
@@ -18,12 +18,4 @@ pub(super) async fn status(context: &Context<'_>) -> Result<Exit, Failure> {
         render::status::status(&status, &problems, &context.view())
     })?;
     Ok(exit)
-}
-
-pub(super) async fn lease(context: &Context<'_>) -> Result<(), Failure> {
-    let mut client = context.client().await?;
-    let lease = answer(context.answer_limit(), client.show_lease(ShowLeaseRequest {})).await?;
-    context
-        .output
-        .answer(&json::Lease::from(&lease), || render::status::lease(&lease, &context.view()))
 }

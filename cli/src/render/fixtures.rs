@@ -40,6 +40,69 @@ pub(crate) fn lease() -> Lease {
         remaining: Some(prost_types::Duration { seconds: 4, nanos: 250_000_000 }),
         last_renewed: Some(before("1s")),
         is_self: true,
+        confirmed: true,
+        message: String::new(),
+        renewals: vec![
+            Renewal {
+                at: Some(before("1s")),
+                took: Some(prost_types::Duration { seconds: 0, nanos: 1_250_000 }),
+            },
+            Renewal {
+                at: Some(before("3s")),
+                took: Some(prost_types::Duration { seconds: 0, nanos: 40_000_000 }),
+            },
+        ],
+    }
+}
+
+/// What a follower says that cannot ask the leader.
+pub(crate) fn unconfirmed() -> Lease {
+    Lease {
+        holder: text("node-2"),
+        is_self: false,
+        confirmed: false,
+        remaining: None,
+        last_renewed: None,
+        renewals: Vec::new(),
+        ..lease()
+    }
+}
+
+/// Three coordinators on a cluster of two servers.
+pub(crate) fn cluster() -> StatusResponse {
+    let member = |node: &str, role: &str| Member {
+        node: text(node),
+        role: text(role),
+        version: text("0.1.0"),
+        address: format!("{node}.example.org:7443"),
+        started_at: Some(before("3days")),
+        reachable: true,
+        revision: 1234,
+        ..Member::default()
+    };
+    let lags = Member {
+        revisions_behind: 12,
+        behind_for: Some(prost_types::Duration { seconds: 95, nanos: 0 }),
+        ..member("node-2", "follower")
+    };
+    let silent = Member { reachable: false, ..member("node-3", "follower") };
+    let server = |address: &str, healthy, message: &str| StoreEndpoint {
+        address: text(address),
+        healthy,
+        message: text(message),
+    };
+    StatusResponse {
+        store: text("etcd"),
+        store_health: Some(StoreHealth {
+            version: text("3.5.16"),
+            endpoints: vec![
+                server("https://etcd-1:2379", true, "leader, 3 MiB"),
+                server("https://etcd-2:2379", false, "connection refused"),
+            ],
+            ..StoreHealth::default()
+        }),
+        members: vec![Member { is_self: true, ..member("node-1", "leader") }, lags, silent],
+        ..status()
     }
 }
 
@@ -64,6 +127,7 @@ pub(crate) fn status() -> StatusResponse {
         problems: Vec::new(),
         started_at: Some(before("3days")),
         revision: 1234,
+        ..StatusResponse::default()
     }
 }
 
@@ -289,5 +353,6 @@ pub(crate) fn plan() -> ApplyResponse {
         applied: false,
         unchanged: 5,
         kept: vec![text("issuer zerossl")],
+        ..ApplyResponse::default()
     }
 }

@@ -1,13 +1,13 @@
-//! `status` and `lease show`.
+//! `status`.
 
 use std::fmt::Write as _;
 
-use chancery_proto::v1::{Lease, StatusResponse};
+use chancery_proto::v1::{Member, StatusResponse, StoreHealth};
 use chancery_shared::wire::from_timestamp;
 
 use super::{
-    View,
-    table::{facts, section},
+    View, lease,
+    table::{facts, section, table},
     text::{count, or_dash, printable},
     when,
 };
@@ -50,6 +50,12 @@ fn plural(phrase: &str) -> String {
 pub(crate) fn status(status: &StatusResponse, problems: &[String], view: &View) -> String {
     let mut page = facts(view, overview(status, view));
     page.push('\n');
+    if status.members.len() > 1 {
+        page.push_str(&section(view, "Coordinators", &members(&status.members, view)));
+    }
+    if let Some(health) = status.store_health.as_ref().filter(|health| health.endpoints.len() > 1) {
+        page.push_str(&section(view, "Store", &endpoints(health, view)));
+    }
     if !status.soonest.is_empty() {
         let body = cert::summaries(&status.soonest, view);
         page.push_str(&section(view, "Soonest to expire", &body));
@@ -64,6 +70,47 @@ pub(crate) fn status(status: &StatusResponse, problems: &[String], view: &View) 
     page
 }
 
+fn members(members: &[Member], view: &View) -> String {
+    let header = ["NODE", "ROLE", "VERSION", "BEHIND", "UP", "ADDRESS"];
+    table(view, &header, &[3], members.iter().map(|member| member_row(member, view)))
+}
+
+fn member_row(member: &Member, view: &View) -> Vec<String> {
+    let itself = if member.is_self { " (this one)" } else { "" };
+    let up = from_timestamp(member.started_at.as_ref())
+        .map_or_else(|| "-".to_owned(), |at| when::span(at.duration_until(view.now)));
+    vec![
+        format!("{}{itself}", printable(&member.node)),
+        printable(&member.role),
+        printable(&member.version),
+        behind(member, view),
+        up,
+        printable(&member.address),
+    ]
+}
+
+/// How far a coordinator is behind the store.
+fn behind(member: &Member, view: &View) -> String {
+    if !member.reachable {
+        return view.paint.red("no answer");
+    }
+    let revisions = count(usize::try_from(member.revisions_behind).unwrap_or(0), "revision");
+    match when::seconds(member.behind_for.as_ref()) {
+        Some(seconds) => view.paint.red(&format!("{seconds:.0} s, {revisions}")),
+        None if member.revisions_behind > 0 => revisions,
+        None => "-".to_owned(),
+    }
+}
+
+fn endpoints(health: &StoreHealth, view: &View) -> String {
+    let rows = health.endpoints.iter().map(|endpoint| {
+        let state =
+            if endpoint.healthy { "healthy".to_owned() } else { view.paint.red("NOT WELL") };
+        vec![printable(&endpoint.address), state, or_dash(&endpoint.message)]
+    });
+    table(view, &["SERVER", "STATE", "DETAILS"], &[2], rows)
+}
+
 fn overview(status: &StatusResponse, view: &View) -> Vec<(&'static str, String)> {
     let certificates = status.certificates.unwrap_or_default();
     let agents = status.agents.unwrap_or_default();
@@ -71,10 +118,16 @@ fn overview(status: &StatusResponse, view: &View) -> Vec<(&'static str, String)>
     let up = from_timestamp(status.started_at.as_ref())
         .map(|at| format!(", up {}", when::span(at.duration_until(view.now))))
         .unwrap_or_default();
+    let version = status.store_health.as_ref().map(|health| printable(&health.version));
+    let version = version.filter(|version| !version.is_empty()).unwrap_or_default();
+    let kind = format!("{} {version}", printable(&status.store)).trim_end().to_owned();
     let store = if status.store_healthy {
-        format!("{}, healthy, revision {}", printable(&status.store), status.revision)
+        format!("{kind}, healthy, revision {}", status.revision)
     } else {
-        format!("{}, NOT HEALTHY: {}", printable(&status.store), or_dash(&status.store_message))
+        let behind = when::seconds(status.behind_for.as_ref())
+            .map(|seconds| format!(" for {seconds:.0} s"))
+            .unwrap_or_default();
+        format!("{kind}, NOT HEALTHY{behind}: {}", or_dash(&status.store_message))
     };
     let orders = match certificates.orders_running {
         0 => String::new(),
@@ -88,7 +141,10 @@ fn overview(status: &StatusResponse, view: &View) -> Vec<(&'static str, String)>
         ("Store", store),
         (
             "Lease",
-            status.lease.as_ref().map_or_else(|| "-".to_owned(), |lease| holder(lease, view)),
+            status
+                .lease
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), |lease| lease::holder(lease, view)),
         ),
         (
             "Certificates",
@@ -115,44 +171,11 @@ fn overview(status: &StatusResponse, view: &View) -> Vec<(&'static str, String)>
     ]
 }
 
-/// The lease in one line.
-fn holder(lease: &Lease, view: &View) -> String {
-    if !lease.held {
-        return format!("held by nobody; the last epoch was {}", lease.epoch);
-    }
-    let itself = if lease.is_self { " (this one)" } else { "" };
-    let since = from_timestamp(lease.since.as_ref())
-        .map(|at| format!(", for {}", when::span(at.duration_until(view.now))))
-        .unwrap_or_default();
-    format!("{}{itself}, epoch {}{since}", printable(&lease.holder), lease.epoch)
-}
-
-/// The page of `chancery lease show`.
-pub(crate) fn lease(lease: &Lease, view: &View) -> String {
-    let seconds = |duration| {
-        when::seconds(duration).map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1} s"))
-    };
-    let rows = if lease.held {
-        let itself = if lease.is_self { " (this coordinator)" } else { "" };
-        vec![
-            ("Holder", format!("{}{itself}", printable(&lease.holder))),
-            ("Epoch", lease.epoch.to_string()),
-            ("Since", when::both(lease.since.as_ref(), view.now)),
-            ("Renewed", when::both(lease.last_renewed.as_ref(), view.now)),
-            (
-                "Remaining",
-                format!("{} of {}", seconds(lease.remaining.as_ref()), seconds(lease.ttl.as_ref())),
-            ),
-        ]
-    } else {
-        vec![("Holder", "nobody".to_owned()), ("Last epoch", lease.epoch.to_string())]
-    };
-    facts(view, rows)
-}
-
 #[cfg(test)]
 mod tests {
     use insta::{assert_json_snapshot, assert_snapshot};
+
+    use chancery_proto::v1::Lease;
 
     use super::*;
     use crate::render::{fixtures, json};
@@ -185,7 +208,12 @@ mod tests {
           "store": {
             "kind": "embedded",
             "healthy": true,
-            "message": null
+            "message": null,
+            "behind_seconds": null,
+            "version": null,
+            "endpoints": [],
+            "warnings": [],
+            "error": null
           },
           "lease": {
             "held": true,
@@ -195,7 +223,19 @@ mod tests {
             "ttl_seconds": 5.0,
             "remaining_seconds": 4.25,
             "last_renewed": "2026-11-22T04:59:59Z",
-            "is_self": true
+            "is_self": true,
+            "confirmed": true,
+            "message": null,
+            "renewals": [
+              {
+                "at": "2026-11-22T04:59:59Z",
+                "took_seconds": 0.00125
+              },
+              {
+                "at": "2026-11-22T04:59:57Z",
+                "took_seconds": 0.04
+              }
+            ]
           },
           "certificates": {
             "total": 12,
@@ -215,6 +255,7 @@ mod tests {
             "in_progress": 1,
             "failed": 0
           },
+          "members": [],
           "soonest": [
             {
               "name": "www",
@@ -269,46 +310,71 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_is_held() {
-        let lease_held = fixtures::lease();
-        assert_snapshot!(lease(&lease_held, &fixtures::view()), @"
-        Holder     node-1 (this coordinator)
-        Epoch      7
-        Since      3 h ago (2026-11-22 02:00Z)
-        Renewed    1 s ago (2026-11-22 04:59:59Z)
-        Remaining  4.2 s of 5.0 s
+    fn a_cluster_with_one_that_lags_and_one_that_is_silent() {
+        let answer = fixtures::cluster();
+        assert_snapshot!(status(&answer, &problems(&answer), &fixtures::view()), @"
+        Coordinator   node-1, version 0.1.0, up 3 d
+        Store         etcd 3.5.16, healthy, revision 1234
+        Lease         node-1 (this one), epoch 7, for 3 h
+        Certificates  12: 11 valid, 1 pending, 0 failing, 0 expired; 1 order running
+        Agents        3 of 4 connected
+        Deployments   11 of 12 installed, 1 in progress, 0 failed
+
+        Coordinators
+        NODE               ROLE      VERSION  BEHIND      UP   ADDRESS
+        node-1 (this one)  leader    0.1.0    -           3 d  node-1.example.org:7443
+        node-2             follower  0.1.0    95 s, 12    3 d  node-2.example.org:7443
+                                              revisions
+        node-3             follower  0.1.0    no answer   3 d  node-3.example.org:7443
+
+        Store
+        SERVER               STATE     DETAILS
+        https://etcd-1:2379  healthy   leader, 3 MiB
+        https://etcd-2:2379  NOT WELL  connection refused
+
+        Soonest to expire
+        NAME  STATE  EXPIRES               RENEWS   AGENTS  ISSUER
+        www   valid  in 30 d (2026-12-22)  in 90 s  1/2     letsencrypt
+
+        All is well.
         ");
-        assert_json_snapshot!(json::Lease::from(&lease_held), @r#"
+        let json = serde_json::to_value(json::Status::new(&answer, Vec::new())).unwrap();
+        assert_json_snapshot!(json["store"], @r#"
         {
-          "held": true,
-          "holder": "node-1",
-          "epoch": 7,
-          "since": "2026-11-22T02:00:00Z",
-          "ttl_seconds": 5.0,
-          "remaining_seconds": 4.25,
-          "last_renewed": "2026-11-22T04:59:59Z",
-          "is_self": true
+          "behind_seconds": null,
+          "endpoints": [
+            {
+              "address": "https://etcd-1:2379",
+              "healthy": true,
+              "message": "leader, 3 MiB"
+            },
+            {
+              "address": "https://etcd-2:2379",
+              "healthy": false,
+              "message": "connection refused"
+            }
+          ],
+          "error": null,
+          "healthy": true,
+          "kind": "etcd",
+          "message": null,
+          "version": "3.5.16",
+          "warnings": []
         }
         "#);
-    }
-
-    #[test]
-    fn a_lease_that_nobody_holds() {
-        let free = Lease { epoch: 7, ..Lease::default() };
-        assert_snapshot!(lease(&free, &fixtures::view()), @"
-        Holder      nobody
-        Last epoch  7
-        ");
-        assert_json_snapshot!(json::Lease::from(&free), @r#"
+        assert_json_snapshot!(json["members"][1], @r#"
         {
-          "held": false,
-          "holder": null,
-          "epoch": 7,
-          "since": null,
-          "ttl_seconds": null,
-          "remaining_seconds": null,
-          "last_renewed": null,
-          "is_self": false
+          "address": "node-2.example.org:7443",
+          "behind_seconds": 95.0,
+          "is_self": false,
+          "message": null,
+          "node": "node-2",
+          "reachable": true,
+          "revision": 1234,
+          "revisions_behind": 12,
+          "role": "follower",
+          "started_at": "2026-11-19T05:00:00Z",
+          "version": "0.1.0"
         }
         "#);
     }

@@ -42,6 +42,9 @@ pub(crate) struct Script {
     pub(crate) agent: Option<AgentDetail>,
     pub(crate) token: Option<CreateTokenResponse>,
     pub(crate) events: Vec<Event>,
+    /// What `ShowLease` answers, one after the other; the last one again and again.
+    pub(crate) leases: VecDeque<Lease>,
+    pub(crate) transfer: Option<Result<TransferLeaseResponse, Status>>,
     /// `status` never answers.
     pub(crate) hang: bool,
 }
@@ -106,7 +109,24 @@ impl AdminService for Service {
     }
 
     async fn show_lease(&self, _: Request<ShowLeaseRequest>) -> Answer<Lease> {
-        scripted(self.script.lock().unwrap().status.clone().and_then(|status| status.lease))
+        let mut script = self.script.lock().unwrap();
+        if script.leases.len() > 1 {
+            return scripted(script.leases.pop_front());
+        }
+        let last = script.leases.front().cloned();
+        scripted(last.or_else(|| script.status.clone().and_then(|status| status.lease)))
+    }
+
+    async fn transfer_lease(
+        &self,
+        request: Request<TransferLeaseRequest>,
+    ) -> Answer<TransferLeaseResponse> {
+        let request = request.into_inner();
+        self.note(format!("transfer to={:?} epoch={}", request.to, request.expected_epoch));
+        self.script.lock().unwrap().transfer.clone().map_or_else(
+            || Err(Status::unimplemented("not in the script")),
+            |answer| answer.map(Response::new),
+        )
     }
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Answer<ApplyResponse> {

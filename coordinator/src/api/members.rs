@@ -10,6 +10,7 @@ use chancery_shared::number::Revision;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::Api;
+use crate::status;
 
 impl Api {
     /// Asks the other coordinators which agents are connected to them, unless that was done a
@@ -49,6 +50,8 @@ impl PeerService for Members {
             instance: self.api.instance.to_string(),
             version: about.version.to_owned(),
             revision: self.api.mirror.revision().0,
+            behind_for: self.api.mirror.lost_for().map(status::duration),
+            lease: Some(self.api.status.lease()).filter(|lease| lease.confirmed),
         }))
     }
 

@@ -43,7 +43,7 @@ use tower::layer::util::{Identity, Stack};
 
 use crate::{
     authority::{self, Authority},
-    election::Leadership,
+    election::{Leadership, Transfers},
     events::Events,
     members::Peers,
     metrics::Metrics,
@@ -95,6 +95,8 @@ pub struct Parts {
     pub peers: Arc<Peers>,
     /// Stands for this process, as in its member record.
     pub instance: Instance,
+    /// Through which this coordinator hands over.
+    pub transfers: Transfers,
     /// Where events are written down.
     pub events: Events,
     /// Counters.
@@ -112,6 +114,7 @@ pub struct Api {
     leadership: watch::Receiver<Option<Leadership>>,
     peers: Arc<Peers>,
     instance: Instance,
+    transfers: Transfers,
     events: Events,
     clock: SharedClock,
     metrics: Arc<Metrics>,
@@ -146,7 +149,8 @@ impl Api {
     /// Puts the services together; serve them with [`serve_agents`] and [`serve_operators`].
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { store, mirror, sealer, status, leadership, peers, instance, .. } = parts;
-        let (events, metrics, clock) = (parts.events, parts.metrics, parts.clock);
+        let (transfers, events) = (parts.transfers, parts.events);
+        let (metrics, clock) = (parts.metrics, parts.clock);
         Arc::new(Self {
             refusals: Refusals::new(events.clone(), metrics.clone(), clock.clone()),
             applying: Mutex::new(()),
@@ -158,6 +162,7 @@ impl Api {
             leadership,
             peers,
             instance,
+            transfers,
             events,
             clock,
             metrics,

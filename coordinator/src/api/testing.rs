@@ -38,7 +38,7 @@ use tonic::{Status, transport::Channel};
 use super::{Api, Parts, Socket, SocketOptions, serve_agents, serve_operators};
 use crate::{
     authority::{self, Authority},
-    election::{Leadership, testing::lead},
+    election::{Leadership, Transfers, testing::lead_until},
     events::{self, Events},
     members::Peers,
     metrics::Metrics,
@@ -67,6 +67,7 @@ pub(crate) struct Fleet {
     pub(crate) events: Events,
     pub(crate) leading: watch::Sender<Option<Leadership>>,
     pub(crate) leadership: Leadership,
+    pub(crate) transfers: Transfers,
     pub(crate) api: Arc<Api>,
     pub(crate) address: String,
     pub(crate) shutdown: CancellationToken,
@@ -88,21 +89,22 @@ impl Fleet {
         let directory = tempfile::tempdir().unwrap();
         let key_path = directory.path().join("seal.key");
         KeyFile::create(&key_path).unwrap();
-        let (leadership, lease) = lead(inner.clone(), clock.clone(), "node-1").await;
+        let (leadership, transfers, lease) =
+            lead_until(inner.clone(), clock.clone(), "node-1").await;
         let leading = watch::Sender::new(Some(leadership.clone()));
-        Self::assemble("node-1", inner, directory, &key_path, leading, leadership, lease).await
+        let terms = (leading, leadership, transfers);
+        Self::assemble("node-1", inner, directory, &key_path, terms, lease).await
     }
 
     /// Starts another one on the same store, which does not lead. Both are registered.
     pub(crate) async fn follower(&self, node: &str) -> Self {
-        let (leading, leadership) = (watch::Sender::new(None), self.leadership.clone());
+        let leading = watch::Sender::new(None);
         let follower = Self::assemble(
             node,
             self.store.inner.clone(),
             tempfile::tempdir().unwrap(),
             &self.key_path,
-            leading,
-            leadership,
+            (leading, self.leadership.clone(), self.transfers.clone()),
             CancellationToken::new().drop_guard(),
         )
         .await;
@@ -131,10 +133,10 @@ impl Fleet {
         inner: Arc<MemoryStore>,
         directory: tempfile::TempDir,
         key_path: &Path,
-        leading: watch::Sender<Option<Leadership>>,
-        leadership: Leadership,
+        terms: (watch::Sender<Option<Leadership>>, Leadership, Transfers),
         lease: DropGuard,
     ) -> Self {
+        let (leading, leadership, transfers) = terms;
         let clock = SystemClock::shared();
         let store =
             Arc::new(Flaky { inner, down: AtomicBool::new(false), watches: Mutex::default() });
@@ -171,6 +173,7 @@ impl Fleet {
             leadership: leading.subscribe(),
             peers: peers.clone(),
             instance,
+            transfers: transfers.clone(),
             events: events.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),
@@ -190,6 +193,7 @@ impl Fleet {
             events,
             leading,
             leadership,
+            transfers,
             api,
             address,
             shutdown: shutdown.clone(),

@@ -74,6 +74,7 @@ async fn one_term(parts: &Parts, orders: &Arc<Orders>, options: &Options, leader
         // Side by side: an internal CA that cannot be made or read must not stop renewals.
         tokio::join!(
             forget_nomination(parts, &leadership),
+            sweep(orders, &leadership),
             ensure_authority(parts, &leadership),
             scheduler.run(),
             // What the leader before has left half-way.
@@ -91,6 +92,14 @@ async fn one_term(parts: &Parts, orders: &Arc<Orders>, options: &Options, leader
 async fn forget_nomination(parts: &Parts, leadership: &Leadership) {
     if let Err(error) = transfer::forget(&*parts.store, leadership).await {
         tracing::debug!(%error, "the nomination of this leader could not be deleted");
+    }
+}
+
+async fn sweep(orders: &Orders, leadership: &Leadership) {
+    let mut waits = Policy::CONNECT.waits();
+    while let Err(error) = orders.sweep(leadership).await {
+        tracing::debug!(%error, "challenges that nobody needs cannot be removed yet");
+        tokio::time::sleep(waits.next_wait()).await;
     }
 }
 

@@ -35,6 +35,8 @@ use crate::{
     store::{self, Batch, Store},
 };
 
+mod sweep;
+
 /// Reads and writes the journal.
 #[derive(Clone)]
 pub struct Journal {

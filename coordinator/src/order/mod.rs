@@ -312,6 +312,15 @@ impl Orders {
         finished
     }
 
+    /// Removes what orders have presented that are no more: at the beginning of a term.
+    pub async fn sweep(&self, leadership: &Leadership) -> Result<(), Error> {
+        let swept = self.journal.sweep(leadership).await?;
+        if swept > 0 {
+            tracing::warn!(swept, "removed challenges of orders that are no more");
+        }
+        Ok(())
+    }
+
     /// Until the deadline. Never more than a whole one, whatever has happened to the wall clock.
     fn time_left(&self, live: Option<&Entry>, tries: &Tries) -> Duration {
         let whole = self.options.deadline;

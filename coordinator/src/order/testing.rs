@@ -39,7 +39,7 @@ use crate::{
         self, CertificateSpec, CertificateState, Deployment, DeploymentState, IssuerSpec, Record,
         key,
     },
-    seal::{KeyFile, bootstrap},
+    seal::{KeyFile, Sealer, bootstrap},
     store::{Batch, Store as _, memory::MemoryStore},
 };
 
@@ -67,6 +67,10 @@ pub(crate) struct FakeCa {
     pub(crate) expired: AtomicBool,
     /// Paths that were asked for.
     pub(crate) paths: Mutex<Vec<String>>,
+    /// The kind of request of which the next one gets stuck.
+    stall: Mutex<Option<(&'static str, Moment)>>,
+    stalled: Semaphore,
+    released: Semaphore,
     state: Mutex<BTreeMap<usize, FakeOrder>>,
 }
 
@@ -89,12 +93,66 @@ impl Default for FakeCa {
             repeat_issuer: AtomicUsize::new(1),
             expired: AtomicBool::new(false),
             paths: Mutex::default(),
+            stall: Mutex::default(),
+            stalled: Semaphore::new(0),
+            released: Semaphore::new(0),
             state: Mutex::default(),
         }
     }
 }
 
+/// When a request gets stuck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// Before the CA has done anything.
+    Before,
+    /// When it has, but nobody has seen the answer.
+    After,
+}
+
 impl FakeCa {
+    /// Has the next request of this kind get stuck.
+    pub(crate) fn stall(&self, request: &'static str, moment: Moment) {
+        *self.stall.lock().unwrap() = Some((request, moment));
+    }
+
+    /// Resolves once it has.
+    pub(crate) async fn stalled(&self) {
+        self.stalled.acquire().await.unwrap().forget();
+    }
+
+    /// Lets it go on.
+    pub(crate) fn release(&self) {
+        self.released.add_permits(1);
+    }
+
+    /// How many requests have come.
+    pub(crate) fn asked_paths(&self) -> usize {
+        self.paths.lock().unwrap().len()
+    }
+
+    async fn answer_or_stall(
+        &self,
+        request: Request<BodyWrapper<Bytes>>,
+    ) -> (StatusCode, String, String) {
+        let path = request.uri().path().to_owned();
+        let is_kind = |kind: &str| path.trim_matches('/').split('/').next() == Some(kind);
+        let stuck = self.stall.lock().unwrap().take_if(|(kind, _)| is_kind(kind));
+        let Some((_, moment)) = stuck else { return self.answer(request).await };
+        if moment == Moment::Before {
+            self.stall_here().await;
+            return self.answer(request).await;
+        }
+        let answer = self.answer(request).await;
+        self.stall_here().await;
+        answer
+    }
+
+    async fn stall_here(&self) {
+        self.stalled.add_permits(1);
+        self.released.acquire().await.unwrap().forget();
+    }
+
     async fn answer(&self, request: Request<BodyWrapper<Bytes>>) -> (StatusCode, String, String) {
         let host = request.uri().authority().unwrap().to_string();
         let path = request.uri().path().to_owned();
@@ -209,7 +267,7 @@ impl HttpClient for Client {
                 let fault = Fault::Connection { host, reason: "refused".to_owned(), effect: false };
                 return Err(instant_acme::Error::Other(Box::new(fault)));
             }
-            let (status, location, body) = ca.answer(request).await;
+            let (status, location, body) = ca.answer_or_stall(request).await;
             let response = Response::builder()
                 .status(status)
                 .header("replay-nonce", "nonce")
@@ -248,8 +306,54 @@ pub(crate) struct World {
     pub(crate) lease: Option<DropGuard>,
     /// Stops the mirror where it is.
     pub(crate) mirror_stop: CancellationToken,
+    pub(crate) sealer: Sealer,
+    cas: Arc<BTreeMap<&'static str, Arc<FakeCa>>>,
     _directory: tempfile::TempDir,
     _stop: DropGuard,
+}
+
+/// A coordinator that leads after the first.
+pub(crate) struct Successor {
+    pub(crate) leadership: Leadership,
+    pub(crate) orders: Arc<Orders>,
+    _lease: DropGuard,
+    _stop: DropGuard,
+}
+
+fn orders(
+    node: &str,
+    store: &Arc<MemoryStore>,
+    mirror: &Arc<Mirror>,
+    sealer: &Sealer,
+    clock: &SharedClock,
+    cas: &Arc<BTreeMap<&'static str, Arc<FakeCa>>>,
+    stop: &CancellationToken,
+) -> Arc<Orders> {
+    let metrics = Arc::new(Metrics::default());
+    let options = events::Options {
+        node: node.parse().unwrap(),
+        clock: clock.clone(),
+        epoch: Box::new(|| chancery_shared::number::Epoch(1)),
+        metrics: metrics.clone(),
+    };
+    let (events, _) = Events::start(store.clone(), options, stop.clone());
+    let peers = Peers::new(node.parse().unwrap(), mirror.clone(), sealer.clone(), clock.clone());
+    let parts = Parts {
+        store: store.clone(),
+        mirror: mirror.clone(),
+        peers,
+        sealer: sealer.clone(),
+        events,
+        metrics,
+        clock: clock.clone(),
+    };
+    let options = Options { deadline: DEADLINE, retry_first: Duration::from_mins(1) };
+    let cas = cas.clone();
+    let outside = Outside {
+        connect: Arc::new(move |_| Ok(Box::new(Client(cas.clone())))),
+        ..Outside::default()
+    };
+    Arc::new(Orders::new(parts, options, outside))
 }
 
 /// How long an order may take in these tests.
@@ -267,48 +371,37 @@ impl World {
         let mirror = Mirror::start(store.clone(), mirror_stop.clone()).await.unwrap();
         let (leadership, lease) = lead(store.clone(), clock.clone(), "node-1").await;
         let stop = CancellationToken::new();
-        let metrics = Arc::new(Metrics::default());
-        let options = events::Options {
-            node: "node-1".parse().unwrap(),
-            clock: clock.clone(),
-            epoch: Box::new(|| chancery_shared::number::Epoch(1)),
-            metrics: metrics.clone(),
-        };
-        let (events, _) = Events::start(store.clone(), options, stop.clone());
         let (main, spare) = (Arc::new(FakeCa::default()), Arc::new(FakeCa::default()));
         let cas = Arc::new(BTreeMap::from([("main", main.clone()), ("spare", spare.clone())]));
-        let node = "node-1".parse().unwrap();
-        let peers = Peers::new(node, mirror.clone(), sealer.clone(), clock.clone());
-        let parts = Parts {
-            store: store.clone(),
-            mirror: mirror.clone(),
-            peers,
-            sealer,
-            events,
-            metrics,
-            clock: clock.clone(),
-        };
-        let options = Options { deadline: DEADLINE, retry_first: Duration::from_mins(1) };
-        let outside = Outside {
-            connect: Arc::new(move |_| Ok(Box::new(Client(cas.clone())))),
-            ..Outside::default()
-        };
-        let orders = Orders::new(parts, options, outside);
+        let orders = orders("node-1", &store, &mirror, &sealer, &clock, &cas, &stop);
         let world = Self {
             store,
             mirror,
             clock,
             leadership,
-            orders: Arc::new(orders),
+            orders,
             main,
             lease: Some(lease),
             mirror_stop,
+            sealer,
+            cas,
             _directory: directory,
             _stop: stop.drop_guard(),
         };
         world.issuer("main", "main").await;
         world.issuer("spare", "spare").await;
         world
+    }
+
+    /// Ends the term, and waits until another coordinator leads over the same store.
+    pub(crate) async fn successor(&mut self, node: &str) -> Successor {
+        drop(self.lease.take());
+        let stop = CancellationToken::new();
+        let mirror = Mirror::start(self.store.clone(), stop.clone()).await.unwrap();
+        let (leadership, lease) = lead(self.store.clone(), self.clock.clone(), node).await;
+        let orders =
+            orders(node, &self.store, &mirror, &self.sealer, &self.clock, &self.cas, &stop);
+        Successor { leadership, orders, _lease: lease, _stop: stop.drop_guard() }
     }
 
     pub(crate) async fn put<T: Record>(&self, key: impl Into<String>, record: &T) -> Revision {

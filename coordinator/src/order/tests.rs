@@ -184,3 +184,5 @@ async fn an_answer_that_another_order_has_presented_since_stays() {
     assert!(world.get::<Order>(&key::order(&mail)).await.is_none());
     assert_eq!(world.get::<Challenge>(&key::challenge(token)).await, Some(theirs));
 }
+
+mod succession;

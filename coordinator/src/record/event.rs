@@ -51,6 +51,8 @@ macro_rules! kinds {
 kinds! {
     /// A coordinator became the leader.
     LeaderElected = "leader.elected",
+    /// An operator wants another coordinator to lead.
+    LeaderTransfer = "leader.transfer",
     /// An operator changed the desired state.
     Applied = "config.applied",
     /// An order was begun.

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chancery_proto::v1::{AgentCounts, CertificateCounts, DeploymentCounts, Lease, StatusResponse};
+use chancery_proto::v1::{AgentCounts, CertificateCounts, DeploymentCounts, StatusResponse};
 use chancery_shared::{
     clock::{Monotonic, SharedClock},
     name::NodeName,
@@ -26,6 +26,7 @@ mod agents;
 mod certificates;
 mod figures;
 mod index;
+mod leadership;
 mod presence;
 mod problems;
 
@@ -117,7 +118,8 @@ impl Status {
         self.clock.monotonic()
     }
 
-    /// The overview.
+    /// The overview, as far as this process knows: without what only the store and the other
+    /// coordinators can tell.
     pub fn overview(&self) -> StatusResponse {
         let now = self.clock.now();
         let lease = self.lease();
@@ -157,28 +159,9 @@ impl Status {
             problems,
             started_at: Some(to_timestamp(self.started_at)),
             revision: view.revision.0,
-        }
-    }
-
-    /// Who leads.
-    pub fn lease(&self) -> Lease {
-        let own = self.leadership.borrow().clone();
-        let view = self.mirror.read();
-        let Some(leader) = view.leader.as_ref().map(|leader| &leader.record) else {
-            return Lease::default();
-        };
-        let own = own.filter(|own| own.epoch() == leader.epoch && own.check().is_ok());
-        // This node's own record without a lease is left over from an earlier life of it.
-        let held = own.is_some() || leader.node != self.about.node;
-        Lease {
-            held,
-            holder: leader.node.to_string(),
-            epoch: leader.epoch.0,
-            since: Some(to_timestamp(leader.since)),
-            ttl: Some(duration(Duration::from_millis(leader.ttl_millis))),
-            remaining: own.as_ref().map(|own| duration(own.remaining())),
-            last_renewed: own.as_ref().map(|own| to_timestamp(own.last_renewed())),
-            is_self: own.is_some(),
+            behind_for: self.mirror.lost_for().map(duration),
+            store_health: None,
+            members: Vec::new(),
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod agent;
 mod cert;
+mod lease;
 mod status;
 
 use chancery_proto::v1;
@@ -17,7 +18,8 @@ use serde::Serialize;
 pub(crate) use self::{
     agent::{AgentDetail, Agents, Removal, Token},
     cert::{CertificateDetail, Certificates, Progress, Renewal},
-    status::{Lease, Status},
+    lease::{Lease, Transfer},
+    status::Status,
 };
 
 /// `apply`.

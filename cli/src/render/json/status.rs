@@ -5,7 +5,7 @@ use chancery_shared::wire::from_timestamp;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{cert::Certificate, some};
+use super::{cert::Certificate, lease::Lease, some};
 use crate::render::when;
 
 /// `status`.
@@ -22,6 +22,7 @@ pub(crate) struct Status {
     certificates: CertificateCounts,
     agents: AgentCounts,
     deployments: DeploymentCounts,
+    members: Vec<Member>,
     soonest: Vec<Certificate>,
     problems: Vec<String>,
 }
@@ -31,6 +32,33 @@ struct Store {
     kind: String,
     healthy: bool,
     message: Option<String>,
+    behind_seconds: Option<f64>,
+    version: Option<String>,
+    endpoints: Vec<Endpoint>,
+    warnings: Vec<String>,
+    error: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Endpoint {
+    address: String,
+    healthy: bool,
+    message: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Member {
+    node: String,
+    role: String,
+    version: String,
+    address: String,
+    started_at: Option<Timestamp>,
+    is_self: bool,
+    reachable: bool,
+    message: Option<String>,
+    revision: Option<u64>,
+    revisions_behind: Option<u64>,
+    behind_seconds: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -69,11 +97,7 @@ impl Status {
             started_at: from_timestamp(status.started_at.as_ref()),
             revision: status.revision,
             healthy: problems.is_empty(),
-            store: Store {
-                kind: status.store.clone(),
-                healthy: status.store_healthy,
-                message: some(&status.store_message),
-            },
+            store: Store::from(status),
             lease: status.lease.as_ref().map(Lease::from),
             certificates: CertificateCounts {
                 total: certificates.total,
@@ -90,36 +114,48 @@ impl Status {
                 in_progress: deployments.in_progress,
                 failed: deployments.failed,
             },
+            members: status.members.iter().map(Member::from).collect(),
             soonest: status.soonest.iter().map(Certificate::from).collect(),
             problems,
         }
     }
 }
 
-/// `lease show`.
-#[derive(Debug, Serialize)]
-pub(crate) struct Lease {
-    held: bool,
-    holder: Option<String>,
-    epoch: u64,
-    since: Option<Timestamp>,
-    ttl_seconds: Option<f64>,
-    remaining_seconds: Option<f64>,
-    last_renewed: Option<Timestamp>,
-    is_self: bool,
+impl From<&v1::StatusResponse> for Store {
+    fn from(status: &v1::StatusResponse) -> Self {
+        let health = status.store_health.clone().unwrap_or_default();
+        let endpoints = health.endpoints.iter().map(|endpoint| Endpoint {
+            address: endpoint.address.clone(),
+            healthy: endpoint.healthy,
+            message: some(&endpoint.message),
+        });
+        Self {
+            kind: status.store.clone(),
+            healthy: status.store_healthy,
+            message: some(&status.store_message),
+            behind_seconds: when::seconds(status.behind_for.as_ref()),
+            version: some(&health.version),
+            endpoints: endpoints.collect(),
+            warnings: health.warnings,
+            error: some(&health.error),
+        }
+    }
 }
 
-impl From<&v1::Lease> for Lease {
-    fn from(lease: &v1::Lease) -> Self {
+impl From<&v1::Member> for Member {
+    fn from(member: &v1::Member) -> Self {
         Self {
-            held: lease.held,
-            holder: some(&lease.holder),
-            epoch: lease.epoch,
-            since: from_timestamp(lease.since.as_ref()),
-            ttl_seconds: when::seconds(lease.ttl.as_ref()),
-            remaining_seconds: when::seconds(lease.remaining.as_ref()),
-            last_renewed: from_timestamp(lease.last_renewed.as_ref()),
-            is_self: lease.is_self,
+            node: member.node.clone(),
+            role: member.role.clone(),
+            version: member.version.clone(),
+            address: member.address.clone(),
+            started_at: from_timestamp(member.started_at.as_ref()),
+            is_self: member.is_self,
+            reachable: member.reachable,
+            message: some(&member.message),
+            revision: member.reachable.then_some(member.revision),
+            revisions_behind: member.reachable.then_some(member.revisions_behind),
+            behind_seconds: when::seconds(member.behind_for.as_ref()),
         }
     }
 }

@@ -9,7 +9,7 @@ use chancery_proto::v1::{
     ListEventsResponse, RemoveAgentRequest, RemoveAgentResponse, RenewCertificateRequest,
     RenewCertificateResponse, RotateSealRequest, RotateSealResponse, SealDetail, ShowAgentRequest,
     ShowCertificateRequest, ShowLeaseRequest, ShowSealRequest, StatusRequest, StatusResponse,
-    admin_service_server::AdminService,
+    TransferLeaseRequest, TransferLeaseResponse, admin_service_server::AdminService,
 };
 use chancery_shared::wire::to_timestamp;
 use futures_util::Stream;
@@ -22,6 +22,7 @@ use crate::record;
 mod agents;
 mod apply;
 mod certificates;
+mod lease;
 mod seal;
 
 pub(super) struct Admin {
@@ -36,12 +37,19 @@ impl AdminService for Admin {
     type FollowCertificateStream = FollowStream;
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        self.api.look_around().await;
-        Ok(Response::new(self.api.status.overview()))
+        Ok(Response::new(self.api.overview().await))
     }
 
     async fn show_lease(&self, _: Request<ShowLeaseRequest>) -> Result<Response<Lease>, Status> {
-        Ok(Response::new(self.api.status.lease()))
+        Ok(Response::new(self.api.lease().await))
+    }
+
+    async fn transfer_lease(
+        &self,
+        request: Request<TransferLeaseRequest>,
+    ) -> Result<Response<TransferLeaseResponse>, Status> {
+        let who = operator(&request);
+        self.api.transfer_lease(request.get_ref(), &who).await.map(Response::new)
     }
 
     async fn apply(

@@ -174,6 +174,7 @@ async fn a_mirror_that_lags_frightens_no_agent_away() {
         leadership: fleet.leading.subscribe(),
         peers: fleet.peers.clone(),
         instance: crate::record::Instance::random(),
+        transfers: fleet.transfers.clone(),
         events: fleet.events.clone(),
         metrics: fleet.metrics.clone(),
         clock: fleet.clock.clone(),

@@ -4,6 +4,7 @@ mod admin;
 mod enrolment;
 mod forward;
 mod identity;
+mod lease;
 mod listener;
 mod members;
 mod report;

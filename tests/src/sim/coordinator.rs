@@ -119,7 +119,8 @@ async fn open_door(world: &World, place: &Place, parts: Parts, shutdown: Cancell
         authority::load(&mirror, &parts.sealer, clock.clone(), authority::Options::default());
     let loaded = shutdown.run_until_cancelled(loading).await;
     let Some(Ok(authority)) = loaded else { return };
-    let Parts { store, mirror, sealer, peers, events, metrics, clock, leadership, .. } = parts;
+    let Parts { store, mirror, sealer, peers, events, metrics, clock, .. } = parts;
+    let (leadership, transfers) = (parts.leadership, parts.transfers);
     let instance = Instance::random();
     let api = Api::new(api::Parts {
         store,
@@ -127,6 +128,7 @@ async fn open_door(world: &World, place: &Place, parts: Parts, shutdown: Cancell
         sealer,
         status,
         leadership,
+        transfers,
         peers,
         instance,
         events,

@@ -23,5 +23,19 @@ fn no_fault_on_etcd_makes_two_leaders_or_loses_a_certificate() {
     scene::play(async |scene| withstand(scene, Kind::Etcd, &Fault::ALL).await);
 }
 
+#[test]
+fn no_fault_on_consul_makes_two_leaders_or_loses_a_certificate() {
+    // A session there lives for ten seconds at least, and each end of a term takes twice that.
+    let faults = [
+        Fault::KillLeader,
+        Fault::PauseLeader,
+        Fault::CutLeaderFromStore,
+        Fault::LoseStoreMember,
+        Fault::ClockBack,
+        Fault::Terminate,
+    ];
+    scene::play(async |scene| withstand(scene, Kind::Consul, &faults).await);
+}
+
 /// `cargo xtask chaos --seed SEED` begins with the same dice.
 const SEED: u64 = 3;

@@ -96,7 +96,7 @@ async fn joined(center: &Center, folder: &Path) -> Result<Agent> {
 #[test]
 fn told_to_end_it_ends_at_once() {
     scene::play(async |scene| {
-        let center = Center::start(scene).await?;
+        let mut center = Center::start(scene).await?;
         let folder = scene.folder("agent")?;
         let mut agent = joined(&center, &folder).await?;
         agent.run()?;
@@ -130,7 +130,8 @@ fn told_to_end_it_ends_at_once() {
         wait::until_true("the end of the reload", wait::SOON, || !runs()).await?;
 
         // Without any coordinator, too.
-        agent.write_config(&[ports::free()?], &[], "")?;
+        agent.write_config(&[center.coordinator.agents_address()], &[], "")?;
+        center.coordinator.process()?.kill_9()?;
         agent.run()?;
         agent.process()?.wait_for_log("going on with what is on disk", wait::SOON).await?;
         ends_within(&mut agent, Duration::from_secs(2)).await

@@ -79,7 +79,8 @@ fn tables_documents_and_metrics_tell_the_same() {
                 "{series}"
             );
         }
-        check_status(&world).await?;
+        // An agent may report between two looks: they have to agree at some moment.
+        wait::until("one status", wait::SOON, async || check_status(&world).await).await?;
         check_metrics(&world).await?;
 
         world.nginx.configure(&world.sites(&["www", "api"]))?;

@@ -42,7 +42,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::KillLeader,
         Self::PauseLeader,
         Self::CutLeaderFromStore,
@@ -52,6 +52,7 @@ impl Fault {
         Self::ClockAhead,
         Self::ClockBack,
         Self::Terminate,
+        Self::Transfer,
     ];
 
     /// In words.

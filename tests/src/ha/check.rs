@@ -239,7 +239,8 @@ pub fn accounts(intents: &[Intent], at_ca: &[AtCa], windows: &[Window]) -> (Acco
     };
     for order in at_ca {
         let (list, what, explained) = match owners.remove(order.url.as_str()) {
-            None => (&mut accounts.orphans, "nobody knows", explain(false, order.at, order.at)),
+            None => let explained = explain(false, order.at, order.at + UNDER_WAY);
+                (&mut accounts.orphans, "nobody knows", explained),
             Some(intent) if order.finalized && !intent.issued && !intent.live => {
                 let explained = explain(true, order.at, order.at + LIFE);
                 (&mut accounts.forsaken, "was finalized for nothing:", explained)
@@ -274,6 +275,9 @@ const BUNDLES: &str = "bundles/";
 /// What a fault has begun may come to the CA a while after its end: a request that waited in a
 /// process that was paused, or was sent again on a connection that was cut.
 const LATE: Duration = Duration::from_secs(5);
+/// How long an order may be under way at the CA before it is written down: a fault that strikes
+/// meanwhile takes the answer.
+const UNDER_WAY: Duration = Duration::from_secs(1);
 /// An order takes no longer, faults included.
 const LIFE: Duration = Duration::from_secs(20);
 

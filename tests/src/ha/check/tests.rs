@@ -148,6 +148,10 @@ fn an_orphan_is_counted_when_a_fault_explains_it_and_found_when_none_does() {
     let (accounts_explained, found) = accounts(&intents, &orders, &[window(7, 9)]);
     assert_eq!(found, [""; 0]);
     assert_eq!(accounts_explained.orphans, ["u0 (www.chancery.example): a fault"]);
+    // One that strikes while the order is under way does, one that strikes later does not.
+    let (struck, found) = accounts(&intents, &orders, &[window(9, 12)]);
+    assert_eq!((struck.orphans.len(), found.len()), (1, 0));
+    bites(&accounts(&intents, &orders, &[window(10, 12)]).1, "nobody knows u0");
     bites(&accounts(&intents, &orders, &[window(0, 1)]).1, "nobody knows u0");
     let clock = Window { clock: true, ..window(7, 9) };
     bites(&accounts(&intents, &orders, &[clock]).1, "nobody knows u0");

@@ -17,7 +17,7 @@ use fastrand::Rng;
 use super::{
     Sabotage, Verdict,
     agent::{Site, identity},
-    ca::{Habits, ModelCa},
+    ca::{Habits, ModelCa, WINDOW},
     clock::{Quartz, beginning},
     event::Event,
     kernel::{Kernel, SLICE},
@@ -46,7 +46,7 @@ impl Simulation {
         let shape = Shape {
             coordinators: 3,
             agents: rng.usize(1..=2),
-            certificates: rng.usize(2..=4),
+            certificates: rng.usize(2..=MOST_CERTIFICATES),
             calm_from,
             most_mishaps: 12,
         };
@@ -256,10 +256,13 @@ fn world_ends(simulation: &Simulation, end: Duration, seed: u64) -> Verdict {
 
 fn cas(rng: &mut Rng) -> BTreeMap<String, ModelCa> {
     let mut ca = |host: &str| {
+        let life = rng.u64(60..300);
+        // What renewals need, so that nothing is impossible from the start, and little more.
+        let renewals = usize::try_from(WINDOW.as_secs() * 3 / life).unwrap_or(1) + 1;
         let habits = Habits {
-            orders: rng.usize(6..30),
-            duplicates: rng.usize(3..6),
-            life: Duration::from_secs(rng.u64(60..300)),
+            orders: MOST_CERTIFICATES * renewals + rng.usize(1..12),
+            duplicates: renewals + rng.usize(1..4),
+            life: Duration::from_secs(life),
             signing: Duration::from_millis(rng.u64(100..3000)),
         };
         (host.to_owned(), ModelCa::new(host, habits, rng.fork()))
@@ -320,5 +323,6 @@ const PATIENCE: Duration = Duration::from_mins(5);
 /// As long as systemd waits before it starts again what has ended.
 const RESTART: Duration = Duration::from_secs(1);
 const LAG: u64 = 3;
+const MOST_CERTIFICATES: usize = 4;
 /// What has to come right.
 const LOOKED_AT: &[&str] = &[key::STATES, key::ORDERS, key::CHALLENGES, key::DEPLOYMENTS];

@@ -347,4 +347,4 @@ fn thumbprint(jwk: &Value) -> String {
 }
 
 /// What rate limits count over.
-const WINDOW: Duration = Duration::from_mins(2);
+pub const WINDOW: Duration = Duration::from_mins(2);

@@ -239,8 +239,10 @@ pub fn accounts(intents: &[Intent], at_ca: &[AtCa], windows: &[Window]) -> (Acco
     };
     for order in at_ca {
         let (list, what, explained) = match owners.remove(order.url.as_str()) {
-            None => let explained = explain(false, order.at, order.at + UNDER_WAY);
-                (&mut accounts.orphans, "nobody knows", explained),
+            None => {
+                let explained = explain(false, order.at, order.at + UNDER_WAY);
+                (&mut accounts.orphans, "nobody knows", explained)
+            }
             Some(intent) if order.finalized && !intent.issued && !intent.live => {
                 let explained = explain(true, order.at, order.at + LIFE);
                 (&mut accounts.forsaken, "was finalized for nothing:", explained)

@@ -6,5 +6,6 @@
 mod chaos;
 mod failover;
 mod harness;
+mod lease;
 mod members;
 mod rolling;

@@ -164,10 +164,19 @@ impl Journal {
     }
 
     /// Notes that this term goes on with an order that another one, or a former life of this
-    /// process, had begun.
-    pub async fn take_up(&self, leadership: &Leadership, entry: Entry) -> Result<Entry, Error> {
-        let order =
-            Order { epoch: leadership.epoch(), resumed: entry.order.resumed + 1, ..entry.order };
+    /// process, had begun, and gives it `deadline` from now on.
+    pub async fn take_up(
+        &self,
+        leadership: &Leadership,
+        entry: Entry,
+        deadline: Duration,
+    ) -> Result<Entry, Error> {
+        let order = Order {
+            epoch: leadership.epoch(),
+            resumed: entry.order.resumed + 1,
+            deadline: self.clock.now() + deadline,
+            ..entry.order
+        };
         self.rewrite(leadership.batch(), order, entry.revision).await
     }
 

@@ -70,7 +70,7 @@ use crate::{
 /// How orders are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How long an order may take in all, waiting included.
+    /// How long one leader works on an order, waiting included.
     pub deadline: Duration,
     /// How long to wait after a first failed order; see [`plan::wait_after`].
     pub retry_first: Duration,
@@ -191,8 +191,7 @@ impl Orders {
         certificate: &CertName,
         mut tries: Tries,
     ) -> Outcome {
-        let began = self.clock.monotonic();
-        let error = match self.attempt(leadership, certificate, &tries).await {
+        let error = match self.attempt(leadership, certificate, &mut tries).await {
             Ok(Attempt::Done(revision)) => {
                 self.shown(revision).await;
                 return Outcome::Over;
@@ -205,7 +204,7 @@ impl Orders {
         };
         let class = match error.class() {
             Class::Repeat(least) if error.may_pass() => {
-                self.repeat_or_give_up(certificate, &tries, least).await
+                self.repeat_or_give_up(certificate, &mut tries, least).await
             }
             class => class,
         };
@@ -227,7 +226,7 @@ impl Orders {
                 }
             },
         };
-        let wait = tries.failed(began, &error, least);
+        let wait = tries.failed(&error, least);
         if matches!(error, Error::IssuerPaused { .. }) {
             tracing::debug!(%error, wait_millis = wait.as_millis(), "the order waits");
         } else {
@@ -241,14 +240,11 @@ impl Orders {
     async fn repeat_or_give_up(
         &self,
         certificate: &CertName,
-        tries: &Tries,
+        tries: &mut Tries,
         least: Duration,
     ) -> Class {
         let gives_up = match self.journal.live(certificate).await {
-            Ok(Some(entry)) => {
-                let next = self.clock.now().checked_add(least);
-                next.map_or(true, |next| next >= entry.order.deadline)
-            }
+            Ok(Some(_)) => least >= self.time_left(tries),
             Ok(None) => tries.count() + 1 >= TRIES_TO_BEGIN,
             Err(_) => false,
         };
@@ -260,20 +256,22 @@ impl Orders {
         &self,
         leadership: &Leadership,
         certificate: &CertName,
-        tries: &Tries,
+        tries: &mut Tries,
     ) -> Result<Attempt, Error> {
         let live = self.journal.live(certificate).await?;
         let Some(wanted) = self.wanted(certificate, live.as_ref()).await? else {
             return Ok(Attempt::Nothing);
         };
         let had_begun = live.is_some();
-        let left = self.time_left(live.as_ref(), tries);
-        let passed = |stage| Error::DeadlinePassed { stage, last: tries.last().map(str::to_owned) };
+        let last = tries.last().map(str::to_owned);
+        let passed = |stage| Error::DeadlinePassed { stage, last };
+        // Before there is an order its deadline does not run.
+        let left = if had_begun { self.time_left(tries) } else { self.options.deadline };
         if left.is_zero() {
             return Err(passed(live.map_or("none", |entry| entry.order.stage.name())));
         }
         let visit = self.pauses.enter(&wanted.issuer.name, self.clock.monotonic())?;
-        let work = self.proceed(leadership, &wanted, live, &visit);
+        let work = self.proceed(leadership, &wanted, live, &visit, tries);
         let result = match tokio::time::timeout(left, work).await {
             Ok(result) => result.map(Attempt::Done),
             Err(_) => match self.journal.live(certificate).await? {
@@ -293,6 +291,7 @@ impl Orders {
         wanted: &Wanted,
         live: Option<Entry>,
         visit: &Visit<'_>,
+        tries: &mut Tries,
     ) -> Result<Revision, Error> {
         let issuer = &wanted.issuer;
         let still = || visit.check(self.clock.monotonic());
@@ -302,7 +301,11 @@ impl Orders {
                 self.resume(leadership, entry).await?
             }
             Some(entry) => entry,
-            None => self.begin(leadership, wanted, &account).await?,
+            None => {
+                let entry = self.begin(leadership, wanted, &account).await?;
+                tries.order_since(self.clock.monotonic());
+                entry
+            }
         };
         let drive = Drive { orders: self, leadership, account: &account, entry, at_ca: None };
         let finished = drive.finish().await;
@@ -321,15 +324,12 @@ impl Orders {
         Ok(())
     }
 
-    /// Until the deadline. Never more than a whole one, whatever has happened to the wall clock.
-    fn time_left(&self, live: Option<&Entry>, tries: &Tries) -> Duration {
-        let whole = self.options.deadline;
-        if let Some(entry) = live {
-            let left = self.clock.now().duration_until(entry.order.deadline);
-            return Duration::try_from(left).unwrap_or(Duration::ZERO).min(whole);
-        }
-        let since = tries.since().map(|since| self.clock.monotonic().since(since));
-        whole.saturating_sub(since.unwrap_or_default())
+    /// Until the order's deadline. Counted in monotonic time, and anew by each leader: an order that
+    /// the CA still keeps is worth finishing, whatever a wall clock says, and the CA itself
+    /// ends one that is too old.
+    fn time_left(&self, tries: &mut Tries) -> Duration {
+        let now = self.clock.monotonic();
+        self.options.deadline.saturating_sub(now.since(tries.order_since(now)))
     }
 
     /// What is to be ordered; `None` if nothing is. Decided upon what the store says, not the
@@ -379,7 +379,7 @@ impl Orders {
     }
 
     async fn resume(&self, leadership: &Leadership, entry: Entry) -> Result<Entry, Error> {
-        let entry = self.journal.take_up(leadership, entry).await?;
+        let entry = self.journal.take_up(leadership, entry, self.options.deadline).await?;
         let stage = entry.order.stage.name();
         if entry.order.stage == Stage::Intended {
             self.metrics.order_possibly_orphaned(&entry.order.issuer);

@@ -34,9 +34,10 @@ impl Default for Tries {
 }
 
 impl Tries {
-    /// When the first of them began, if one has failed.
-    pub(super) fn since(&self) -> Option<Monotonic> {
-        self.since
+    /// Since when this process has been working on the order that is in the journal. The first
+    /// call decides.
+    pub(super) fn order_since(&mut self, now: Monotonic) -> Monotonic {
+        *self.since.get_or_insert(now)
     }
 
     /// How many have failed.
@@ -49,10 +50,9 @@ impl Tries {
         self.last.as_deref()
     }
 
-    /// Notes that the try which began at `began` failed. How long to wait, at least `least`.
-    pub(super) fn failed(&mut self, began: Monotonic, error: &Error, least: Duration) -> Duration {
+    /// Notes that a try failed. How long to wait, at least `least`.
+    pub(super) fn failed(&mut self, error: &Error, least: Duration) -> Duration {
         self.count += 1;
-        self.since.get_or_insert(began);
         if let Error::IssuerPaused { reason, wait } = error {
             self.last.get_or_insert_with(|| reason.clone());
             return *wait;

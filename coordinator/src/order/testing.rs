@@ -279,14 +279,21 @@ impl HttpClient for Client {
 }
 
 /// Both times are tokio's, so that pausing it pauses, and passes, the wall clock's too.
-struct PausedClock {
-    wall: Timestamp,
+pub(crate) struct PausedClock {
+    wall: Mutex<Timestamp>,
     monotonic: SystemClock,
+}
+
+impl PausedClock {
+    /// Sets the wall clock forward, as somebody who corrects it, wrongly or not.
+    pub(crate) fn jump(&self, by: Duration) {
+        *self.wall.lock().unwrap() += by;
+    }
 }
 
 impl Clock for PausedClock {
     fn now(&self) -> Timestamp {
-        self.wall + self.monotonic.monotonic().0
+        *self.wall.lock().unwrap() + self.monotonic.monotonic().0
     }
 
     fn monotonic(&self) -> Monotonic {
@@ -299,6 +306,7 @@ pub(crate) struct World {
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) mirror: Arc<Mirror>,
     pub(crate) clock: SharedClock,
+    pub(crate) wall: Arc<PausedClock>,
     pub(crate) leadership: Leadership,
     pub(crate) orders: Arc<Orders>,
     pub(crate) main: Arc<FakeCa>,
@@ -361,8 +369,8 @@ pub(crate) const DEADLINE: Duration = Duration::from_mins(10);
 
 impl World {
     pub(crate) async fn new() -> Self {
-        let clock: SharedClock =
-            Arc::new(PausedClock { wall: now(), monotonic: SystemClock::new() });
+        let wall = Arc::new(PausedClock { wall: Mutex::new(now()), monotonic: SystemClock::new() });
+        let clock: SharedClock = wall.clone();
         let store = MemoryStore::new(clock.clone());
         let directory = tempfile::tempdir().unwrap();
         let key_file = KeyFile::create(&directory.path().join("seal.key")).unwrap();
@@ -378,6 +386,7 @@ impl World {
             store,
             mirror,
             clock,
+            wall,
             leadership,
             orders,
             main,

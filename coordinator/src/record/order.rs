@@ -36,7 +36,8 @@ pub struct Order {
     pub reason: String,
     /// When the intent was written.
     pub started_at: Timestamp,
-    /// When it is given up.
+    /// When it will be given up, by the wall clock of the leader that took it up: for people. The leader
+    /// itself counts in monotonic time.
     pub deadline: Timestamp,
     /// Epoch that wrote this last.
     pub epoch: Epoch,

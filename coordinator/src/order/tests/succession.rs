@@ -28,6 +28,17 @@ async fn stuck(request: &'static str, moment: Moment) -> Stuck {
     Stuck { world, web, first, journaled }
 }
 
+async fn run_to_its_end(successor: &testing::Successor, certificate: &CertName) {
+    let mut tries = Tries::default();
+    while let Outcome::Again { wait, tries: next } =
+        successor.orders.run(&successor.leadership, certificate, tries).await
+    {
+        assert!(next.count() < 5, "it does not get on: {next:?}");
+        tokio::time::sleep(wait).await;
+        tries = next;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_successor_goes_on_with_the_same_order_and_key() {
     for (request, moment) in
@@ -38,14 +49,7 @@ async fn the_successor_goes_on_with_the_same_order_and_key() {
         let second = world.successor("node-2").await;
         // The place of a killed process, which does nothing any more.
         first.abort();
-        let mut tries = Tries::default();
-        while let Outcome::Again { wait, tries: next } =
-            second.orders.run(&second.leadership, &web, tries).await
-        {
-            assert!(next.count() < 5, "{request} {moment:?}: it does not get on");
-            tokio::time::sleep(wait).await;
-            tries = next;
-        }
+        run_to_its_end(&second, &web).await;
         let state = world.state(&web).await;
         assert_eq!((state.generation, state.failures), (before.generation, 0), "{request}");
         // An order whose answer nobody has seen cannot be known of. There is no other reason for a
@@ -61,6 +65,21 @@ async fn the_successor_goes_on_with_the_same_order_and_key() {
         assert_eq!(key_before.expose_secret(), key_after.expose_secret(), "{request}");
         assert!(world.store.list(key::CHALLENGES).await.unwrap().entries.is_empty(), "{request}");
         assert!(world.store.list(key::ORDERS).await.unwrap().entries.is_empty(), "{request}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_outlives_a_jump_of_the_wall_clock() {
+    for request in ["authz", "challenge", "finalize", "cert"] {
+        let Stuck { mut world, web, first, journaled } = stuck(request, Moment::Before).await;
+        world.wall.jump(Duration::from_hours(1));
+        assert!(journaled.unwrap().deadline < world.clock.now(), "{request}");
+        let second = world.successor("node-2").await;
+        first.abort();
+        run_to_its_end(&second, &web).await;
+        let state = world.state(&web).await;
+        assert_eq!((state.generation.0, state.failures), (1, 0), "{request}");
+        assert_eq!(world.main.placed.load(SeqCst), 1, "{request}: what the CA has is not wasted");
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::{
     duration,
     reader::{Reader, Section},
+    store::read_certificate,
 };
 use crate::store::consul::{Identity, Options};
 
@@ -27,7 +28,8 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>, store: &mut Section<'a>) -> Opti
     };
     let token_file = file(reader, &mut consul, "token_file");
     let ca_file = file(reader, &mut consul, "ca_file");
-    let identity = read_identity(reader, &mut consul);
+    let identity = read_certificate(reader, &mut consul)
+        .map(|(cert_file, key_file)| Identity { cert_file, key_file });
     let timeout = duration(reader, &mut consul, "timeout", default.timeout, 1..=60);
     reader.finish(&consul, &KEYS);
     let prefix = prefix.unwrap_or(default.prefix);
@@ -98,27 +100,6 @@ fn datacenter(text: &str) -> Result<String, &'static str> {
         Ok(text.to_owned())
     } else {
         Err("write letters, digits, - and _")
-    }
-}
-
-fn read_identity<'a>(reader: &mut Reader<'a>, consul: &mut Section<'a>) -> Option<Identity> {
-    let cert_file = reader.text(consul, "cert_file");
-    let key_file = reader.text(consul, "key_file");
-    match (cert_file, key_file) {
-        (Some((_, cert_file)), Some((_, key_file))) => {
-            Some(Identity { cert_file: cert_file.into(), key_file: key_file.into() })
-        }
-        (Some((line, _)), None) => {
-            let problem = "store.consul.cert_file: a certificate needs its key; add key_file";
-            reader.problem(line, problem.to_owned());
-            None
-        }
-        (None, Some((line, _))) => {
-            let problem = "store.consul.key_file: a key needs its certificate; add cert_file";
-            reader.problem(line, problem.to_owned());
-            None
-        }
-        (None, None) => None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 use super::{
     duration,
     reader::{Reader, Section},
+    store::read_certificate,
 };
 use crate::store::etcd::{ClientCertificate, Options, User};
 
@@ -25,7 +26,8 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>, store: &mut Section<'a>) -> Opti
     let prefix = reader.parsed(&mut etcd, "prefix", prefix, "such as \"/chancery/\"");
     let user = read_user(reader, &mut etcd);
     let ca_file = reader.text(&mut etcd, "ca_file").map(|(_, path)| PathBuf::from(path));
-    let identity = read_identity(reader, &mut etcd);
+    let identity = read_certificate(reader, &mut etcd)
+        .map(|(cert_file, key_file)| ClientCertificate { cert_file, key_file });
     let timeout = duration(reader, &mut etcd, "timeout", DEFAULT_TIMEOUT, 1..=60);
     reader.finish(&etcd, &KEYS);
     Some(Options {
@@ -96,46 +98,12 @@ fn prefix(text: &str) -> Result<String, &'static str> {
 }
 
 fn read_user<'a>(reader: &mut Reader<'a>, etcd: &mut Section<'a>) -> Option<User> {
-    let name = reader.text(etcd, "username");
-    let password_file = reader.text(etcd, "password_file");
-    match (name, password_file) {
-        (Some((_, name)), Some((_, path))) => {
-            Some(User { name, password_file: PathBuf::from(path) })
-        }
-        (Some((line, _)), None) => {
-            let remedy = "add password_file, which names a file with it";
-            let problem = format!("store.etcd.username: a user needs a password; {remedy}");
-            reader.problem(line, problem);
-            None
-        }
-        (None, Some((line, _))) => {
-            let problem = "store.etcd.password_file: a password needs a user; add username";
-            reader.problem(line, problem.to_owned());
-            None
-        }
-        (None, None) => None,
-    }
-}
-
-fn read_identity<'a>(reader: &mut Reader<'a>, etcd: &mut Section<'a>) -> Option<ClientCertificate> {
-    let cert_file = reader.text(etcd, "cert_file");
-    let key_file = reader.text(etcd, "key_file");
-    match (cert_file, key_file) {
-        (Some((_, cert_file)), Some((_, key_file))) => {
-            Some(ClientCertificate { cert_file: cert_file.into(), key_file: key_file.into() })
-        }
-        (Some((line, _)), None) => {
-            let problem = "store.etcd.cert_file: a certificate needs its key; add key_file";
-            reader.problem(line, problem.to_owned());
-            None
-        }
-        (None, Some((line, _))) => {
-            let problem = "store.etcd.key_file: a key needs its certificate; add cert_file";
-            reader.problem(line, problem.to_owned());
-            None
-        }
-        (None, None) => None,
-    }
+    let (name, password_file) = reader.pair(
+        etcd,
+        ("username", "a user needs a password; add password_file, which names a file with it"),
+        ("password_file", "a password needs a user; add username"),
+    )?;
+    Some(User { name, password_file: password_file.into() })
 }
 
 const KEYS: [&str; 8] = [

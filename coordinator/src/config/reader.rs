@@ -114,6 +114,26 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Two texts of which neither is there without the other. Each key comes with what to say if
+    /// it is alone.
+    pub(super) fn pair(
+        &mut self,
+        section: &mut Section<'a>,
+        (first, first_alone): (&str, &str),
+        (second, second_alone): (&str, &str),
+    ) -> Option<(String, String)> {
+        let found = (self.text(section, first), self.text(section, second));
+        let (line, key, alone) = match found {
+            (Some((_, first)), Some((_, second))) => return Some((first, second)),
+            (Some((line, _)), None) => (line, first, first_alone),
+            (None, Some((line, _))) => (line, second, second_alone),
+            (None, None) => return None,
+        };
+        let path = section.join(key);
+        self.problem(line, format!("{path}: {alone}"));
+        None
+    }
+
     /// The list of texts at `key`, and its line.
     pub(super) fn texts(
         &mut self,

@@ -54,6 +54,19 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Optio
     result
 }
 
+/// The files of the certificate that this coordinator shows to its store, and of its key.
+pub(super) fn read_certificate<'a>(
+    reader: &mut Reader<'a>,
+    section: &mut Section<'a>,
+) -> Option<(PathBuf, PathBuf)> {
+    let (cert_file, key_file) = reader.pair(
+        section,
+        ("cert_file", "a certificate needs its key; add key_file"),
+        ("key_file", "a key needs its certificate; add cert_file"),
+    )?;
+    Some((cert_file.into(), key_file.into()))
+}
+
 fn read_embedded<'a>(reader: &mut Reader<'a>, store: &mut Section<'a>) -> Option<StoreConfig> {
     let mut embedded = reader.table(store, "embedded");
     let path = required_path(reader, &mut embedded, "path", "\"/var/lib/chancery/store.redb\"");

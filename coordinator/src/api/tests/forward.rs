@@ -104,8 +104,12 @@ async fn a_call_goes_one_hop_and_no_further() {
     // A wait for an election ends with it.
     let leading = leader.leading.clone();
     let term = leader.leadership.clone();
+    let idle = leading.receiver_count();
     let (answer, ()) = tokio::join!(admin.create_token(request), async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // Whoever waits for a term listens to it.
+        while leading.receiver_count() == idle {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         leading.send_replace(Some(term));
     });
     answer.unwrap();

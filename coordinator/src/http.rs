@@ -212,6 +212,8 @@ impl Gauges<'_, '_> {
     }
 
     fn fleet(&mut self, figures: &Figures) -> fmt::Result {
+        let help = "Agents that have a stream open to this coordinator";
+        self.one("chancery_agents_connected", help, &figures.connected_here)?;
         let mut family = self.family("chancery_agents", "Agents by state", None)?;
         for (state, count) in &figures.agents {
             family.encode_family(&[("state", state.as_str())])?.encode_gauge(count)?;

@@ -86,6 +86,7 @@ async fn metrics_show_what_is_so_and_forget_what_is_gone() {
         "chancery_lease_keep_alive_failures_total 0",
         "chancery_lease_vacant_seconds_total 0.0",
         "chancery_store_mirror_age_seconds 0.0",
+        "chancery_agents_connected 0",
         "chancery_agents{state=\"joined\"} 0",
         "chancery_agents{state=\"disconnected\"} 1",
         "chancery_deployments{state=\"probe-failed\"} 1",

@@ -24,7 +24,10 @@ pub struct Figures {
     pub epoch: u64,
     /// How long this coordinator's lease has to run, in seconds; 0 if it does not lead.
     pub lease_remaining_secs: f64,
-    /// Agents, by state: `joined`, `connected`, `disconnected`.
+    /// Agents that have a stream open to this coordinator.
+    pub connected_here: usize,
+    /// Agents, by state: `joined`, `connected`, `disconnected`, as far as this coordinator has been
+    /// told by the others.
     pub agents: BTreeMap<String, usize>,
     /// Deployments, by state; all states are there.
     pub deployments: BTreeMap<&'static str, usize>,
@@ -75,6 +78,7 @@ impl Status {
             }),
             store_followed: self.store_lost().is_none(),
             mirror_age_secs: self.mirror.lost_for().unwrap_or_default().as_secs_f64(),
+            connected_here: self.presence.connected_here(),
             agents: ["joined", "connected", "disconnected"].map(|s| (s.to_owned(), 0)).into(),
             deployments: DeploymentState::ALL.map(|state| (state.name(), 0)).into(),
             ..Figures::default()

@@ -111,6 +111,12 @@ impl Presence {
         self.of(agent).is_some_and(|seen| seen.streams > 0)
     }
 
+    /// How many agents have a stream open to this very coordinator.
+    pub fn connected_here(&self) -> usize {
+        let agents = self.agents.lock().expect("no holder panics");
+        agents.values().filter(|entry| entry.seen.streams > 0).count()
+    }
+
     /// All that have been seen here, as they go over the wire.
     pub(crate) fn to_wire(&self) -> Vec<SeenAgent> {
         let agents = self.agents.lock().expect("no holder panics");
@@ -211,5 +217,18 @@ mod tests {
         drop(present);
         let seen = presence.of(&agent).unwrap();
         assert_eq!((seen.streams, seen.connected_since), (0, None));
+    }
+
+    #[test]
+    fn those_of_other_coordinators_are_known_but_not_counted_here() {
+        let presence = Presence::new(SystemClock::shared());
+        let other = Presence::new(SystemClock::shared());
+        let agent: AgentName = "web-1".parse().unwrap();
+        let elsewhere = other.connect(&agent);
+        presence.learn([("node-2".parse().unwrap(), Some(other.to_wire()))].into());
+        assert!(presence.is_connected(&agent));
+        assert_eq!((presence.connected_here(), other.connected_here()), (0, 1));
+        drop(elsewhere);
+        assert_eq!(other.connected_here(), 0);
     }
 }

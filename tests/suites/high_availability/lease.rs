@@ -232,7 +232,7 @@ async fn connected(world: &World) -> Result<usize> {
     let mut connected = 0;
     for coordinator in &world.coordinators {
         let metrics = coordinator.metrics().await?;
-        connected += usize::from(metrics.contains("chancery_agents{state=\"connected\"} 1"));
+        connected += usize::from(metrics.contains("\nchancery_agents_connected 1\n"));
     }
     Ok(connected)
 }

@@ -1,5 +1,7 @@
 //! A received bundle, checked: its private key belongs to its leaf (invariant 3).
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use chancery_proto::v1;
 use chancery_shared::{
@@ -106,7 +108,7 @@ impl Bundle {
     pub(crate) fn brief(&self) -> Brief {
         let mut identifiers = self.identifiers.clone();
         if identifiers.is_empty() {
-            identifiers.clone_from(&self.facts.dns_names);
+            identifiers.extend(self.facts.names());
         }
         Brief {
             generation: self.generation,
@@ -142,13 +144,16 @@ impl Bundle {
 
 impl Brief {
     /// The server name by which a service is asked for this certificate: its first
-    /// identifier that is one name, else a name under its wildcard.
+    /// identifier that is one name, else a name under its wildcard, else its address.
     pub(crate) fn server_name(&self) -> Option<String> {
-        let single = self.identifiers.iter().find(|name| !name.starts_with("*."));
-        single.cloned().or_else(|| {
-            let wildcard = self.identifiers.first()?.strip_prefix("*.")?;
-            Some(format!("chancery-probe.{wildcard}"))
-        })
+        // An address cannot be asked for by SNI (RFC 6066 section 3): with it, a service shows what it
+        // shows to those who ask for nothing. So a name comes first.
+        let is_address = |name: &&String| name.parse::<IpAddr>().is_ok();
+        let mut names = self.identifiers.iter().filter(|name| !is_address(name));
+        let single = names.clone().find(|name| !name.starts_with("*."));
+        let wildcard = || Some(format!("chancery-probe.{}", names.next()?.strip_prefix("*.")?));
+        let address = || self.identifiers.iter().find(is_address).cloned();
+        single.cloned().or_else(wildcard).or_else(address)
     }
 }
 
@@ -225,5 +230,8 @@ pub(crate) mod tests {
         };
         assert_eq!(name(&["*.example.org", "example.org"]), "example.org");
         assert_eq!(name(&["*.example.org"]), "chancery-probe.example.org");
+        assert_eq!(name(&["192.0.2.1", "example.org"]), "example.org");
+        assert_eq!(name(&["192.0.2.1", "*.example.org"]), "chancery-probe.example.org");
+        assert_eq!(name(&["192.0.2.1", "2001:db8::1"]), "192.0.2.1");
     }
 }

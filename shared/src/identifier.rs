@@ -1,11 +1,12 @@
-//! ACME identifiers of type `dns` (RFC 8555 section 9.7.7).
+//! ACME identifiers of type `dns` (RFC 8555 section 9.7.7) and `ip` (RFC 8738).
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// A DNS name, lower case, without a trailing dot; a wildcard may stand in its
-/// first label (RFC 8555 section 7.1.3).
+/// What a certificate is for: a DNS name, lower case, without a trailing dot, with perhaps a
+/// wildcard in its first label (RFC 8555 section 7.1.3); or an IP address in its canonical text form
+/// (RFC 5952 for IPv6).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Identifier(String);
@@ -24,6 +25,11 @@ impl Identifier {
         &self.0
     }
 
+    /// The address, if it is one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.0.parse().ok()
+    }
+
     /// Whether it is a wildcard, which HTTP-01 cannot validate.
     pub fn is_wildcard(&self) -> bool {
         self.0.starts_with("*.")
@@ -34,6 +40,9 @@ impl FromStr for Identifier {
     type Err = InvalidIdentifier;
 
     fn from_str(text: &str) -> Result<Self, InvalidIdentifier> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self(address.to_string()));
+        }
         let lower = text.to_ascii_lowercase();
         match reason_against(&lower) {
             None => Ok(Self(lower)),
@@ -42,9 +51,12 @@ impl FromStr for Identifier {
     }
 }
 
-/// What is wrong with `text` as a DNS name, if anything.
+/// What is wrong with `text`, which is no address, as a DNS name, if anything.
 fn reason_against(text: &str) -> Option<&'static str> {
     let base = text.strip_prefix("*.").unwrap_or(text);
+    if text.starts_with('[') || text.contains('/') || text.contains(':') {
+        return Some("write an IP address alone, without brackets, port, zone or prefix length");
+    }
     if text.is_empty() {
         return Some("it is empty");
     }
@@ -60,8 +72,8 @@ fn reason_against(text: &str) -> Option<&'static str> {
     if base.contains('*') {
         return Some("a wildcard may only be the whole first label, as in *.example.org");
     }
-    if base.parse::<std::net::IpAddr>().is_ok() {
-        return Some("IP addresses are not supported as identifiers yet; use a DNS name");
+    if base.bytes().all(|c| c.is_ascii_digit() || c == b'.') {
+        return Some("it looks like an IP address, and is none: write it as in 192.0.2.1");
     }
     let label_ok = |label: &str| {
         (1..=63).contains(&label.len())
@@ -117,13 +129,33 @@ mod tests {
     }
 
     #[test]
+    fn addresses_are_kept_in_their_canonical_form() {
+        for (text, kept) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("2001:DB8:0:0:0:0:0:1", "2001:db8::1"),
+            ("::ffff:192.0.2.1", "::ffff:192.0.2.1"),
+        ] {
+            let identifier: Identifier = text.parse().unwrap();
+            assert_eq!(identifier.as_str(), kept);
+            assert_eq!(identifier.ip(), Some(kept.parse().unwrap()));
+            assert!(!identifier.is_wildcard());
+        }
+        assert_eq!("www.example.org".parse::<Identifier>().unwrap().ip(), None);
+    }
+
+    #[test]
     fn each_kind_of_mistake_has_its_own_remedy() {
         for (text, expected) in [
             ("", "empty"),
             ("example.org.", "trailing dot"),
             ("bücher.example", "xn--"),
             ("a.*.example.org", "wildcard"),
-            ("10.0.0.1", "IP addresses"),
+            ("10.0.0.256", "looks like an IP address"),
+            ("*.10.0.0.1", "looks like an IP address"),
+            ("[2001:db8::1]", "without brackets"),
+            ("2001:db8::/64", "prefix length"),
+            ("fe80::1%eth0", "zone"),
+            ("www.example.org:443", "port"),
             ("-a.example", "letters, digits"),
             ("a..example", "letters, digits"),
             ("localhost", "two labels"),
@@ -135,7 +167,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_parses_is_a_fixed_point(text in "[a-zA-Z0-9.*-]{0,40}") {
+        fn whatever_parses_is_a_fixed_point(text in "[a-zA-Z0-9.*:-]{0,40}") {
             if let Ok(identifier) = text.parse::<Identifier>() {
                 prop_assert_eq!(identifier.as_str().parse::<Identifier>().unwrap(), identifier);
             }

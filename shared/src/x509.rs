@@ -1,6 +1,6 @@
 //! What Chancery reads from a certificate (RFC 5280), and whether a key belongs to it.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use jiff::Timestamp;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -91,6 +91,9 @@ pub struct Facts {
     pub not_after: Timestamp,
     /// DNS names of the subject alternative name extension, lower case.
     pub dns_names: Vec<String>,
+    /// IP addresses of the subject alternative name extension.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ip_addresses: Vec<IpAddr>,
     /// URIs of the subject alternative name extension.
     pub uris: Vec<String>,
     /// Common name of the issuer, or its whole distinguished name if it has none.
@@ -126,6 +129,7 @@ impl Facts {
             not_before: time(certificate.validity().not_before.timestamp())?,
             not_after: time(certificate.validity().not_after.timestamp())?,
             dns_names: Vec::new(),
+            ip_addresses: Vec::new(),
             uris: Vec::new(),
             issuer: certificate
                 .issuer()
@@ -140,12 +144,26 @@ impl Facts {
         for name in names.iter().flat_map(|names| &names.value.general_names) {
             match name {
                 GeneralName::DNSName(name) => facts.dns_names.push(name.to_ascii_lowercase()),
+                GeneralName::IPAddress(octets) => facts.ip_addresses.extend(address(octets)),
                 GeneralName::URI(uri) => facts.uris.push((*uri).to_owned()),
                 _ => {}
             }
         }
         Ok(facts)
     }
+
+    /// What it is for: its DNS names, then its IP addresses, each as an
+    /// [`Identifier`](crate::identifier::Identifier) writes it.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        let addresses = self.ip_addresses.iter().map(ToString::to_string);
+        self.dns_names.iter().cloned().chain(addresses)
+    }
+}
+
+/// An address in network byte order (RFC 5280 section 4.2.1.6).
+fn address(octets: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(octets).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
 }
 
 /// Checks that `key` is the private key of the certificate `leaf` (invariant 3).

@@ -89,16 +89,15 @@ async fn look(address: &str, name: ServerName<'static>) -> Result<Seen, String> 
 
 fn describe(leaf: &CertificateDer<'_>) -> String {
     match Facts::of(leaf) {
-        Ok(facts) => format!(
-            "another certificate is served: serial {}, valid until {}, for {}",
-            facts.serial,
-            facts.not_after,
-            if facts.dns_names.is_empty() {
-                "no name".to_owned()
-            } else {
-                facts.dns_names.join(", ")
-            }
-        ),
+        Ok(facts) => {
+            let names: Vec<String> = facts.names().collect();
+            format!(
+                "another certificate is served: serial {}, valid until {}, for {}",
+                facts.serial,
+                facts.not_after,
+                if names.is_empty() { "no name".to_owned() } else { names.join(", ") }
+            )
+        }
         Err(error) => format!("another certificate is served; {error}"),
     }
 }

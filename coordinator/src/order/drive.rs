@@ -99,7 +99,10 @@ impl Drive<'_> {
             let _hold = hold;
             let identifiers = entry.order.identifiers.iter();
             let identifiers: Vec<_> = identifiers
-                .map(|identifier| AcmeIdentifier::Dns(identifier.as_str().to_owned()))
+                .map(|identifier| match identifier.ip() {
+                    Some(address) => AcmeIdentifier::Ip(address),
+                    None => AcmeIdentifier::Dns(identifier.as_str().to_owned()),
+                })
                 .collect();
             let at_ca = account.new_order(&NewOrder::new(&identifiers)).await;
             let at_ca = at_ca.inspect_err(|error| {

@@ -457,7 +457,7 @@ pub fn check_chain(
     x509::check_key_matches(&leaf, &key).map_err(|error| bad(error.to_string()))?;
     let facts = x509::Facts::of(&leaf).map_err(|error| bad(error.to_string()))?;
     for identifier in &order.identifiers {
-        if !facts.dns_names.iter().any(|name| name == identifier.as_str()) {
+        if !facts.names().any(|name| name == identifier.as_str()) {
             return Err(bad(format!("{identifier} is missing in the certificate")));
         }
     }

@@ -29,23 +29,26 @@ fn several_certificates_at_once_each_with_its_own_kind_of_key() {
         }
         let names = "identifiers = [\"one.chancery.example\", \"two.chancery.example\"]";
         toml.push_str(&certificate("g", "pebble", names));
+        let names = "identifiers = [\"127.0.0.1\", \"four.chancery.example\"]";
+        toml.push_str(&certificate("h", "pebble", names));
         center.apply(&toml).await?;
-        for name in ["a", "b", "c", "d", "e", "f", "g"] {
+        for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
             center.wait_until_issued(name, 1).await?;
         }
         let bundles = center.join("web-1", &["role=web"]).await?.bundles().await?;
-        ensure!(bundles.len() == 7, "{bundles:?}");
+        ensure!(bundles.len() == 8, "{bundles:?}");
         for bundle in &bundles {
             let name = server_name(&bundle.certificate);
             let names = match bundle.certificate.as_str() {
                 "g" => vec!["one.chancery.example", "two.chancery.example"],
+                "h" => vec!["four.chancery.example", "127.0.0.1"],
                 _ => vec![name.as_str()],
             };
             center.check(bundle, &names).await?;
             let rsa = ["e", "f"].contains(&bundle.certificate.as_str());
             ensure!(rsa_bits(&bundle.leaf_der)? == rsa.then_some(2048), "{bundle:?}");
         }
-        ensure!(center.new_orders() == 7, "{:?}", center.gate.orders());
+        ensure!(center.new_orders() == 8, "{:?}", center.gate.orders());
         ensure!(center.gate.count(Endpoint::NewAccount) == 1, "{:?}", center.gate.seen());
         // They ran beside one another: several were placed before the first was done.
         let seen = center.gate.seen();

@@ -21,7 +21,8 @@ use super::{
 /// Reads one `[[issuer]]`.
 pub(super) fn issuer(table: &Table<'_>, findings: &mut Findings) {
     let problems = &mut findings.problems;
-    table.refuse_unknown_keys(&["name", "directory", "contacts", "trust_roots"], problems);
+    table
+        .refuse_unknown_keys(&["name", "directory", "contacts", "trust_roots", "limits"], problems);
     let name = table.required_text("name", "\"letsencrypt\"", problems);
     let name = name.and_then(|text| parsed::<IssuerName>(table, "name", text, problems));
     let directory = table.required_text("directory", DIRECTORY_EXAMPLE, problems);
@@ -35,8 +36,10 @@ pub(super) fn issuer(table: &Table<'_>, findings: &mut Findings) {
     refuse_repetitions(table, "contacts", &contacts, problems);
     let trust_roots = table.text("trust_roots", problems);
     let trust_roots = trust_roots.and_then(|path| read_trust_roots(table, &path, problems));
+    let limits = limits(table, problems);
     let Some((name, text)) = name else { return };
     let spec = IssuerSpec {
+        limits,
         name: name.to_string(),
         directory: directory.map(|text| text.value).unwrap_or_default(),
         contacts: contacts.into_iter().map(|text| text.value).collect(),
@@ -84,6 +87,16 @@ pub(super) fn certificate(table: &Table<'_>, findings: &mut Findings) {
     };
     let entry = ("certificate", table, &text);
     keep(&mut findings.certificates, entry, spec.name.clone(), spec, problems);
+}
+
+/// `limits = "letsencrypt"`, or a table. The coordinator says which there are.
+fn limits(table: &Table<'_>, problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
+    let Some(value) = table.value("limits") else { return BTreeMap::new() };
+    if let Some(preset) = value.get_ref().as_str() {
+        return BTreeMap::from([("preset".to_owned(), preset.to_owned())]);
+    }
+    let pairs = table.map("limits", problems).into_iter();
+    pairs.map(|(key, text)| (key, text.value)).collect()
 }
 
 /// Keeps `spec` unless its name is taken.

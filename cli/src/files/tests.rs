@@ -116,7 +116,7 @@ issuers = []
     bad.toml:5: contacts = "mailto:a@example.org,b@example.org": one address each, without headers; write ["mailto:a@example.org", "mailto:b@example.org"]
     bad.toml:5: contacts = "mailto:nobody": this is not an e-mail address; write "mailto:ops@example.org"
     bad.toml:6: trust_roots = "missing.pem": missing.pem: there is no such file; name a PEM file of CA certificates, relative to this file
-    bad.toml:7: colour: this key is not known; known are name, directory, contacts, trust_roots
+    bad.toml:7: colour: this key is not known; known are name, directory, contacts, trust_roots, limits
     bad.toml:11: identifiers = 7: this is not a text; put it in quotes
     bad.toml:11: identifiers = "WWW.example.org": www.example.org stands at bad.toml:11 already; leave one out
     bad.toml:11: identifiers = "*.example.org": wildcards need the DNS-01 challenge, which this version does not have; list the names one by one

@@ -187,10 +187,16 @@ fn issuer_fields(issuer: &IssuerSpec) -> Fields {
         let mark = Fingerprint::of(issuer.trust_roots_pem.as_bytes()).to_string();
         format!("PEM with hash {}", &mark[..16])
     };
+    let limits = issuer.limits.iter().map(|(key, value)| format!("{key} = {value}"));
+    let limits = match joined(&limits.collect::<Vec<_>>()) {
+        none if none == NONE => "those that the directory is known for".to_owned(),
+        limits => limits,
+    };
     vec![
         ("directory", issuer.directory.clone()),
         ("contacts", joined(&issuer.contacts)),
         ("trust roots", roots),
+        ("limits", limits),
     ]
 }
 

@@ -14,7 +14,10 @@ use chancery_shared::{
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::Problems;
-use crate::record::{CertificateSpec, IssuerSpec};
+use crate::{
+    plan::budget::Limits,
+    record::{CertificateSpec, IssuerSpec},
+};
 
 /// A desired state that is right in itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,8 +85,14 @@ fn issuer(wire: &WireIssuer, found: &mut Found<'_>) -> Option<IssuerSpec> {
     if let Err(problem) = check_roots(&wire.trust_roots_pem) {
         found.add(problem);
     }
+    if let Err(problems) = Limits::of(&wire.limits, &wire.directory) {
+        for problem in problems {
+            found.add(problem);
+        }
+    }
     Some(IssuerSpec {
         name: name?,
+        limits: wire.limits.clone(),
         directory: wire.directory.clone(),
         contacts: wire.contacts.clone(),
         trust_roots_pem: wire.trust_roots_pem.trim().to_owned(),

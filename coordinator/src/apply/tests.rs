@@ -267,6 +267,7 @@ fn all_problems_are_named_at_once() {
                 directory: "http://ca.example.org/dir".to_owned(),
                 contacts: vec!["ops@example.org".to_owned()],
                 trust_roots_pem: "nothing".to_owned(),
+                limits: [("orders".to_owned(), "many".to_owned())].into(),
             },
             WireIssuer { directory: String::new(), ..issuer("empty") },
             WireIssuer {

@@ -16,7 +16,7 @@ use chancery_shared::{
 use super::Touched;
 use crate::{
     record::{
-        self, Account, Agent, Authority, Bundle, CertificateSpec, CertificateState, Chain,
+        self, Account, Agent, Authority, Budget, Bundle, CertificateSpec, CertificateState, Chain,
         Challenge, DecodeError, Deployment, Event, IssuerSpec, JoinToken, Leader, Member, Order,
         Record, SealRing, Services, key,
     },
@@ -61,6 +61,8 @@ pub struct View {
     pub issuers: Table<IssuerName, IssuerSpec>,
     /// ACME accounts.
     pub accounts: Table<IssuerName, Account>,
+    /// What of the CAs' limits is used up.
+    pub budgets: Table<IssuerName, Budget>,
     /// Enrolled agents.
     pub agents: Table<AgentName, Agent>,
     /// Deployments, by agent.
@@ -193,6 +195,9 @@ impl View {
                 insert(&mut self.accounts, rest, entry)?;
                 touched.issuers = true;
             }
+            key::BUDGETS => {
+                insert(&mut self.budgets, rest, entry)?;
+            }
             key::AGENTS => touch(&mut touched.agents, insert(&mut self.agents, rest, entry)?),
             key::DEPLOYMENTS => {
                 let deployment = versioned::<Deployment>(entry)?;
@@ -279,6 +284,9 @@ impl View {
             key::ACCOUNTS => {
                 self.accounts.remove(rest);
                 touched.issuers = true;
+            }
+            key::BUDGETS => {
+                self.budgets.remove(rest);
             }
             key::AGENTS => touch(&mut touched.agents, remove(&mut self.agents, rest)),
             key::DEPLOYMENTS => self.delete_deployment(rest, touched),

@@ -18,7 +18,7 @@ use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
-use super::Error;
+use super::{Error, refuses::Refuses};
 use crate::{election::Leadership, events::printable, record::IssuerSpec};
 
 /// The CA asks for patience.
@@ -29,6 +29,8 @@ pub struct Busy {
     pub message: String,
     /// How long, if it said.
     pub retry_after: Option<Duration>,
+    /// For what.
+    pub refuses: Refuses,
 }
 
 /// The CA could not be reached, or answered with something other than ACME.
@@ -220,8 +222,9 @@ async fn exchange(
         .map_err(|error| connection(error.to_string(), posts))?
         .to_bytes();
     if matches!(parts.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-        let message = excerpt(&body);
-        return Err(other(Busy { message, retry_after: retry_after(&parts.headers) }));
+        let (message, refuses) = (excerpt(&body), Refuses::of_answer(parts.status, &body));
+        let retry_after = retry_after(&parts.headers);
+        return Err(other(Busy { message, retry_after, refuses }));
     }
     if parts.status.is_server_error() || is_foreign_error(parts.status, &parts.headers) {
         let excerpt = excerpt(&body);
@@ -317,6 +320,7 @@ mod tests {
             Box::pin(std::future::ready(Err(other(Busy {
                 message: String::new(),
                 retry_after: None,
+                refuses: Refuses::This,
             }))))
         }
     }

@@ -80,7 +80,7 @@ impl Drive<'_> {
             let fetched = self.account.order(url.to_owned()).await.map_err(Error::from);
             let order = fetched.map_err(|error| match error {
                 // The CA has forgotten it, or it belongs to an account that is gone.
-                Error::Rejected { message } => Error::OrderUnknown(format!("{url}: {message}")),
+                Error::Rejected { message, .. } => Error::OrderUnknown(format!("{url}: {message}")),
                 other => other,
             })?;
             self.at_ca = Some(order);
@@ -219,7 +219,7 @@ impl Drive<'_> {
         let collected = check_chain(&self.entry.order, &pkcs8, &pem, now)?;
         crash_point("order::collected");
         let Self { orders, leadership, entry, .. } = self;
-        let (issued, revision) = orders.journal.issued(leadership, &entry, collected).await?;
+        let (issued, revision) = orders.end_issued(leadership, &entry, collected).await?;
         crash_point("order::issued");
         let order = &entry.order;
         tracing::info!(generation = %order.generation, serial = issued.serial, "issued");
@@ -249,7 +249,7 @@ impl Drive<'_> {
 
     /// What the CA says of an order that it gave up.
     async fn why_invalid(&mut self) -> Error {
-        let mut reasons = Vec::new();
+        let (mut reasons, mut failed) = (Vec::new(), Vec::new());
         if let Ok(order) = known(&mut self.at_ca) {
             if let Some(problem) = &order.state().error {
                 reasons.push(error::describe(problem));
@@ -261,6 +261,9 @@ impl Drive<'_> {
                     .challenges
                     .iter()
                     .filter_map(|challenge| challenge.error.as_ref());
+                if authorization.status == AuthorizationStatus::Invalid {
+                    failed.extend(identifier.parse().ok());
+                }
                 reasons.extend(
                     problems.map(|problem| format!("{identifier}: {}", error::describe(problem))),
                 );
@@ -269,7 +272,7 @@ impl Drive<'_> {
         if reasons.is_empty() {
             reasons.push("the order is no longer valid, and the CA does not say why".to_owned());
         }
-        Error::Rejected { message: printable(&reasons.join("; "), MOST_TOLD) }
+        Error::Rejected { message: printable(&reasons.join("; "), MOST_TOLD), failed }
     }
 
     async fn advance(&mut self, stage: Stage) -> Result<(), Error> {

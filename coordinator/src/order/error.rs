@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use chancery_shared::identifier::Identifier;
 use instant_acme::Problem;
+use jiff::Timestamp;
 
 use super::ca::{Busy, Fault};
+pub use super::refuses::Refuses;
 use crate::{election::SteppedDown, events::printable, seal, store};
 
 /// Why a step failed.
@@ -26,12 +29,34 @@ pub enum Error {
         message: String,
         /// How long, if it said.
         retry_after: Option<Duration>,
+        /// For what.
+        refuses: Refuses,
+    },
+    /// The CA would refuse the order, by what we know of its limits, so it was not asked.
+    #[error("held back until {}: {reason}", whole_seconds(*.until))]
+    BudgetSpent {
+        /// When it is possible.
+        until: Timestamp,
+        /// How long that is.
+        wait: Duration,
+        /// Why it is not possible before.
+        reason: String,
+    },
+    /// The CA takes no order for an identifier until somebody unpauses it.
+    #[error("the CA has paused an identifier: {message}")]
+    Paused {
+        /// What it said.
+        message: String,
+        /// Where to unpause it.
+        link: Option<String>,
     },
     /// The CA refused (RFC 8555 section 6.7).
     #[error("the CA refused: {message}")]
     Rejected {
         /// What it said, subproblems included.
         message: String,
+        /// The identifiers that it could not validate.
+        failed: Vec<Identifier>,
     },
     /// The CA does not know the account (any longer).
     #[error("the CA does not know the account")]
@@ -102,8 +127,11 @@ impl Error {
                 Class::Fail(*wait)
             }
             Self::CaBusy { retry_after, .. } => Class::Repeat(retry_after.unwrap_or_default()),
-            Self::IssuerPaused { wait, .. } => Class::Repeat(*wait),
-            Self::Rejected { .. }
+            Self::IssuerPaused { wait, .. } | Self::BudgetSpent { wait, .. } => {
+                Class::Repeat(*wait)
+            }
+            Self::Paused { .. }
+            | Self::Rejected { .. }
             | Self::OrderUnknown(_)
             | Self::NoChallenge { .. }
             | Self::BadIssuance(_)
@@ -120,6 +148,7 @@ impl Error {
             self,
             Self::CaUnreachable(_)
                 | Self::CaBusy { .. }
+                | Self::BudgetSpent { .. }
                 | Self::IssuerPaused { .. }
                 | Self::AccountUnknown
         )
@@ -132,6 +161,8 @@ impl Error {
             Self::Store(_) => "store",
             Self::CaUnreachable(_) | Self::IssuerPaused { .. } => "ca-unreachable",
             Self::CaBusy { .. } => "ca-busy",
+            Self::BudgetSpent { .. } => "budget-spent",
+            Self::Paused { .. } => "identifier-paused",
             Self::Rejected { .. } => "ca-rejected",
             Self::AccountUnknown => "account-unknown",
             Self::OrderUnknown(_) => "order-unknown",
@@ -151,7 +182,7 @@ impl From<instant_acme::Error> for Error {
             instant_acme::Error::Api(problem) => of_problem(&problem),
             instant_acme::Error::Other(other) if other.is::<SteppedDown>() => Self::SteppedDown,
             instant_acme::Error::Other(other) => match other.downcast::<Busy>() {
-                Ok(busy) => Self::CaBusy { message: busy.message, retry_after: busy.retry_after },
+                Ok(busy) => busy_or_paused(*busy),
                 Err(other) => match other.downcast::<Fault>() {
                     Ok(fault) if matches!(*fault, Fault::Untrusted { .. }) => {
                         Self::BadIssuer(fault.to_string())
@@ -170,10 +201,31 @@ fn of_problem(problem: &Problem) -> Error {
     let kind = problem.r#type.as_deref().unwrap_or_default();
     match kind.strip_prefix("urn:ietf:params:acme:error:").unwrap_or(kind) {
         "badNonce" | "serverInternal" => Error::CaUnreachable(describe(problem)),
-        "rateLimited" => Error::CaBusy { message: describe(problem), retry_after: None },
+        "rateLimited" => {
+            let message = describe(problem);
+            let refuses = Refuses::of(problem);
+            busy_or_paused(Busy { message, retry_after: None, refuses })
+        }
         "accountDoesNotExist" => Error::AccountUnknown,
-        _ => Error::Rejected { message: describe(problem) },
+        _ => Error::Rejected { message: describe(problem), failed: Vec::new() },
     }
+}
+
+/// A CA that pauses an identifier says so as a rate limit that no waiting helps against.
+fn busy_or_paused(busy: Busy) -> Error {
+    let Busy { message, retry_after, refuses } = busy;
+    if message.contains("/unpause") || message.contains("temporarily prevented") {
+        let words = message.split_whitespace();
+        let link = words.map(|word| word.trim_end_matches(['.', ',', ';', ')']));
+        let link = link.filter(|word| word.starts_with("https://") && word.contains("unpause"));
+        let link = link.map(str::to_owned).next();
+        return Error::Paused { message, link };
+    }
+    Error::CaBusy { message, retry_after, refuses }
+}
+
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
 fn after(last: Option<&str>) -> String {
@@ -253,7 +305,11 @@ mod tests {
     #[test]
     fn a_ca_that_asks_for_hours_does_not_hold_the_order() {
         let wait = Duration::from_hours(6);
-        let busy = Busy { message: "slow down".to_owned(), retry_after: Some(wait) };
+        let busy = Busy {
+            message: "slow down".to_owned(),
+            retry_after: Some(wait),
+            refuses: Refuses::Requests,
+        };
         let error = Error::from(instant_acme::Error::Other(Box::new(busy)));
         assert_eq!(error.class(), Class::Fail(wait));
     }

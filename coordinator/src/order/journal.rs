@@ -21,7 +21,7 @@ use chancery_shared::{
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Error, Wanted};
+use super::{Error, Wanted, budgets::Change};
 use crate::{
     election::Leadership,
     events::printable,
@@ -121,22 +121,21 @@ impl Journal {
         Ok(self.read(&key::issuer(name)).await?.map(|(issuer, _)| issuer))
     }
 
-    /// Writes the intent to order, with a fresh private key, before the CA hears of it. Refused by
-    /// the store if what was decided upon has changed.
-    pub(super) async fn begin(
+    /// An order that is to be made, with a fresh private key.
+    pub(super) async fn intend(
         &self,
         leadership: &Leadership,
         wanted: &Wanted,
         account: &str,
         deadline: Duration,
-    ) -> Result<Entry, Error> {
+    ) -> Result<Order, Error> {
         let spec = &wanted.spec;
         let name = &spec.name;
         let generation = self.mirror.read().next_generation(name, wanted.state.generation);
         let key_type = spec.key_type;
         let pkcs8 = self.generate.key(key_type).await?;
         let now = self.clock.now();
-        let order = Order {
+        Ok(Order {
             id: Uuid::now_v7(),
             certificate: name.clone(),
             generation,
@@ -151,7 +150,19 @@ impl Journal {
             epoch: leadership.epoch(),
             resumed: 0,
             stage: Stage::Intended,
-        };
+        })
+    }
+
+    /// Writes the intent to order before the CA hears of it, and what that costs. Refused by the
+    /// store if what was decided upon has changed.
+    pub(super) async fn begin(
+        &self,
+        leadership: &Leadership,
+        wanted: &Wanted,
+        order: Order,
+        cost: Option<&Change>,
+    ) -> Result<Entry, Error> {
+        let name = &wanted.spec.name;
         let at = key::order(name);
         let batch = leadership
             .batch()
@@ -159,6 +170,7 @@ impl Journal {
             .unchanged(key::certificate(name), Some(wanted.spec_revision))
             .unchanged(key::state(name), wanted.state_revision)
             .put(&at, record::encode(&order));
+        let batch = with(batch, cost);
         let revision = self.commit(batch).await?;
         Ok(Entry { order, revision })
     }
@@ -229,11 +241,12 @@ impl Journal {
     }
 
     /// Stores the bundle, makes it the current one, and ends the order: one step.
-    pub async fn issued(
+    pub(super) async fn issued(
         &self,
         leadership: &Leadership,
         entry: &Entry,
         collected: Collected,
+        budget: Option<&Change>,
     ) -> Result<(Issued, Revision), Error> {
         let order = &entry.order;
         let name = &order.certificate;
@@ -263,19 +276,20 @@ impl Journal {
             let outdated = Generation(order.generation.0 - KEPT_BUNDLES);
             batch = batch.delete(key::bundle(name, outdated));
         }
-        let revision = self.commit(batch).await?;
+        let revision = self.commit(with(batch, budget)).await?;
         Ok((issued, revision))
     }
 
     /// Ends the order without a certificate.
-    pub async fn failed(
+    pub(super) async fn failed(
         &self,
         leadership: &Leadership,
         entry: &Entry,
         error: &Error,
         wait: Duration,
+        budget: Option<&Change>,
     ) -> Result<Revision, Error> {
-        let batch = self.ending(leadership, entry).await?;
+        let batch = with(self.ending(leadership, entry).await?, budget);
         self.record_failure(batch, &entry.order.certificate, error, wait).await
     }
 
@@ -414,8 +428,15 @@ impl Journal {
         Ok(Some((record, entry.revision)))
     }
 
-    async fn commit(&self, batch: Batch) -> Result<Revision, Error> {
+    pub(super) async fn commit(&self, batch: Batch) -> Result<Revision, Error> {
         Ok(self.store.commit(batch).await?)
+    }
+}
+
+fn with(batch: Batch, change: Option<&Change>) -> Batch {
+    match change {
+        Some(change) => change.add_to(batch),
+        None => batch,
     }
 }
 

@@ -38,19 +38,23 @@ use chancery_shared::{
 use instant_acme::Account;
 
 pub mod account;
+mod budgets;
 pub mod ca;
 mod drive;
 mod error;
 pub mod journal;
 mod patience;
+mod refuses;
+mod spending;
 pub mod stage;
 
-pub use error::{Class, Error};
+pub use error::{Class, Error, Refuses};
 pub use journal::Generate;
 pub use patience::Tries;
 
 use self::{
     account::{Accounts, Connect},
+    budgets::Budgets,
     drive::Drive,
     journal::{Entry, Journal},
     patience::{Pauses, Visit},
@@ -116,6 +120,7 @@ pub struct Orders {
     journal: Journal,
     accounts: Accounts,
     pauses: Pauses,
+    budgets: Budgets,
     events: Events,
     metrics: Arc<Metrics>,
     clock: SharedClock,
@@ -169,7 +174,8 @@ impl Orders {
                 clock.clone(),
                 outside.generate,
             ),
-            accounts: Accounts::new(store, sealer, outside.connect),
+            accounts: Accounts::new(store.clone(), sealer, outside.connect),
+            budgets: Budgets::new(store),
             pauses: Pauses::default(),
             mirror,
             peers,
@@ -199,6 +205,11 @@ impl Orders {
             // Whoever believed that there is something to do has an old view: let it catch up.
             Ok(Attempt::Nothing) => {
                 return Outcome::Again { wait: CATCH_UP, tries: Tries::default() };
+            }
+            // Nothing was tried: it has its turn, and its whole deadline, when that has come.
+            Err(Error::BudgetSpent { until, wait, reason }) => {
+                tracing::debug!(%until, reason, "held back by the CA's limits");
+                return Outcome::Again { wait, tries: Tries::held_back() };
             }
             Err(error) => error,
         };
@@ -263,6 +274,7 @@ impl Orders {
             return Ok(Attempt::Nothing);
         };
         let had_begun = live.is_some();
+        self.may_ask(leadership, &wanted, live.as_ref()).await?;
         let last = tries.last().map(str::to_owned);
         let passed = |stage| Error::DeadlinePassed { stage, last };
         // Before there is an order its deadline does not run.
@@ -286,6 +298,23 @@ impl Orders {
     /// Opens the account, begins the order or takes it up, and brings it to its end. Returns the
     /// revision that shows it.
     async fn proceed(
+        &self,
+        leadership: &Leadership,
+        wanted: &Wanted,
+        live: Option<Entry>,
+        visit: &Visit<'_>,
+        tries: &mut Tries,
+    ) -> Result<Revision, Error> {
+        let result = self.proceed_at(leadership, wanted, live, visit, tries).await;
+        if let Err(error @ (Error::CaBusy { .. } | Error::Paused { .. })) = &result
+            && let Err(error) = self.note_refusal(leadership, wanted, error).await
+        {
+            tracing::warn!(%error, "the CA's refusal could not be written down");
+        }
+        result
+    }
+
+    async fn proceed_at(
         &self,
         leadership: &Leadership,
         wanted: &Wanted,
@@ -367,8 +396,7 @@ impl Orders {
         wanted: &Wanted,
         account: &Account,
     ) -> Result<Entry, Error> {
-        let entry =
-            self.journal.begin(leadership, wanted, account.id(), self.options.deadline).await?;
+        let entry = self.begin_paid(leadership, wanted, account).await?;
         crash_point("order::intended");
         let message = format!(
             "ordering generation {} from {}: {}",
@@ -382,6 +410,7 @@ impl Orders {
         let entry = self.journal.take_up(leadership, entry, self.options.deadline).await?;
         let stage = entry.order.stage.name();
         if entry.order.stage == Stage::Intended {
+            self.pay_again(leadership, &entry.order).await?;
             self.metrics.order_possibly_orphaned(&entry.order.issuer);
         }
         let message = format!(
@@ -403,7 +432,7 @@ impl Orders {
         let first_wait = self.options.retry_first;
         let journal = &self.journal;
         let revision = if let Some(entry) = journal.live(certificate).await? {
-            let revision = journal.failed(leadership, &entry, error, first_wait).await?;
+            let revision = self.end_failed(leadership, &entry, error).await?;
             self.metrics.order_finished(&entry.order.issuer, error.code());
             revision
         } else {

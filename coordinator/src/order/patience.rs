@@ -25,15 +25,33 @@ pub struct Tries {
     count: u32,
     since: Option<Monotonic>,
     last: Option<String>,
+    held_back: bool,
 }
 
 impl Default for Tries {
     fn default() -> Self {
-        Self { waits: Box::new(STEP_RETRY.waits()), count: 0, since: None, last: None }
+        Self {
+            waits: Box::new(STEP_RETRY.waits()),
+            count: 0,
+            since: None,
+            last: None,
+            held_back: false,
+        }
     }
 }
 
 impl Tries {
+    /// Those of an order that was not tried, because the CA's limits forbid it for now.
+    pub(super) fn held_back() -> Self {
+        Self { held_back: true, ..Self::default() }
+    }
+
+    /// Whether it only waits for the CA's limits: what is known of them, or of the certificate,
+    /// may change before that.
+    pub fn are_held_back(&self) -> bool {
+        self.held_back
+    }
+
     /// Since when this process has been working on the order that is in the journal. The first
     /// call decides.
     pub(super) fn order_since(&mut self, now: Monotonic) -> Monotonic {

@@ -28,7 +28,10 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Options, Orders, Outcome, Outside, Parts, Tries, ca::Fault};
+use super::{
+    Options, Orders, Outcome, Outside, Parts, Refuses, Tries,
+    ca::{Busy, Fault},
+};
 use crate::{
     election::{Leadership, testing::lead},
     events::{self, Events},
@@ -54,6 +57,8 @@ pub(crate) struct FakeCa {
     pub(crate) dead: AtomicBool,
     /// Connections that were tried while it was dead.
     pub(crate) refused: AtomicUsize,
+    /// How newOrder is refused, and who is waited for; once for each.
+    pub(crate) busy: Mutex<Vec<(String, Duration)>>,
     /// Each newOrder takes one of these.
     pub(crate) gate: Semaphore,
     /// newOrder requests that have come, and that were answered.
@@ -86,6 +91,7 @@ impl Default for FakeCa {
         Self {
             dead: AtomicBool::new(false),
             refused: AtomicUsize::new(0),
+            busy: Mutex::default(),
             gate: Semaphore::new(1_000),
             asked: AtomicUsize::new(0),
             placed: AtomicUsize::new(0),
@@ -267,6 +273,14 @@ impl HttpClient for Client {
                 let fault = Fault::Connection { host, reason: "refused".to_owned(), effect: false };
                 return Err(instant_acme::Error::Other(Box::new(fault)));
             }
+            if request.uri().path() == "/new-order"
+                && let Some((body, wait)) = ca.busy.lock().unwrap().pop()
+            {
+                ca.refused.fetch_add(1, SeqCst);
+                let refuses = Refuses::of_answer(StatusCode::TOO_MANY_REQUESTS, body.as_bytes());
+                let busy = Busy { message: body, retry_after: Some(wait), refuses };
+                return Err(instant_acme::Error::Other(Box::new(busy)));
+            }
             let (status, location, body) = ca.answer_or_stall(request).await;
             let response = Response::builder()
                 .status(status)
@@ -427,11 +441,18 @@ impl World {
     }
 
     pub(crate) async fn issuer(&self, name: &str, host: &str) {
+        self.limited(name, host, &[]).await;
+    }
+
+    /// Declares an issuer with limits.
+    pub(crate) async fn limited(&self, name: &str, host: &str, limits: &[(&str, &str)]) {
+        let limits = limits.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         let issuer = IssuerSpec {
             name: name.parse().unwrap(),
             directory: directory(host),
             contacts: Vec::new(),
             trust_roots_pem: String::new(),
+            limits: limits.collect(),
         };
         self.put(key::issuer(&issuer.name), &issuer).await;
     }

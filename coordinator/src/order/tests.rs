@@ -164,10 +164,11 @@ async fn an_answer_that_another_order_has_presented_since_stays() {
     let mail = world.declare("mail", "main").await;
     let wanted = world.orders.wanted(&mail, None).await.unwrap().unwrap();
     let journal = &world.orders.journal;
-    let mut entry = journal
-        .begin(&world.leadership, &wanted, "https://main/account/1", DEADLINE)
+    let order = journal
+        .intend(&world.leadership, &wanted, "https://main/account/1", DEADLINE)
         .await
         .unwrap();
+    let mut entry = journal.begin(&world.leadership, &wanted, order, None).await.unwrap();
     entry.order.stage = Stage::Placed { url: "https://main/order/9".to_owned() };
     let answer = |order| Challenge {
         order,
@@ -180,7 +181,7 @@ async fn an_answer_that_another_order_has_presented_since_stays() {
     let theirs = answer(uuid::Uuid::now_v7());
     world.commit(Batch::unfenced().put(key::challenge(token), record::encode(&theirs))).await;
     let error = Error::OrderUnknown(String::new());
-    journal.failed(&world.leadership, &entry, &error, Duration::ZERO).await.unwrap();
+    journal.failed(&world.leadership, &entry, &error, Duration::ZERO, None).await.unwrap();
     assert!(world.get::<Order>(&key::order(&mail)).await.is_none());
     assert_eq!(world.get::<Challenge>(&key::challenge(token)).await, Some(theirs));
 }

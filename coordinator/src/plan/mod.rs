@@ -11,6 +11,8 @@ use jiff::Timestamp;
 
 use crate::record::{CertificateSpec, CertificateState, Issued, Order};
 
+pub mod budget;
+
 /// All that a decision about one certificate depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
@@ -66,6 +68,23 @@ pub fn issuer_for<'a>(
     let failures = state.map_or(0, |state| state.failures);
     let turn = (failures / FAILURES_PER_ISSUER) as usize % spec.issuers.len().max(1);
     spec.issuers.get(turn)
+}
+
+/// Whether the certificate cannot wait for its turn: it has expired or soon will, or an operator
+/// insists.
+pub fn is_urgent(state: Option<&CertificateState>, now: Timestamp) -> bool {
+    let Some(state) = state else { return false };
+    if state.renewal_requested_at.is_some() {
+        return true;
+    }
+    state.issued.as_ref().is_some_and(|issued| urgent_at(issued) <= now)
+}
+
+/// When so little of a life is left that nothing may hold a renewal back any more.
+pub fn urgent_at(issued: &Issued) -> Timestamp {
+    let life_secs = issued.not_after.as_second() - issued.not_before.as_second();
+    let at_secs = issued.not_after.as_second() - life_secs / URGENT_SHARE;
+    Timestamp::from_second(at_secs).unwrap_or(issued.not_after)
 }
 
 /// How long to wait after the `failures`th failure in a row before the next try:
@@ -234,6 +253,8 @@ fn seconds(time: Timestamp) -> Timestamp {
 }
 
 const FAILURES_PER_ISSUER: u32 = 3;
+/// An eighth of the life: eleven days of ninety, twenty hours of six days.
+const URGENT_SHARE: i64 = 8;
 const TEN_DAYS_SECS: i64 = 10 * 24 * 3600;
 const A_DAY: Duration = Duration::from_hours(24);
 

@@ -1,5 +1,7 @@
 //! Certificates, what was issued for them, and by whom.
 
+use std::collections::BTreeMap;
+
 use chancery_shared::{
     identifier::Identifier,
     key_type::KeyType,
@@ -137,6 +139,10 @@ pub struct IssuerSpec {
     /// PEM of the roots to trust for its HTTPS; empty: the system's.
     #[serde(default)]
     pub trust_roots_pem: String,
+    /// What it grants, as [`crate::plan::budget::Limits::of`] reads it; empty: what its directory
+    /// is known for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, String>,
 }
 
 impl Record for IssuerSpec {

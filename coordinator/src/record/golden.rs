@@ -15,7 +15,7 @@ macro_rules! for_each_kind {
     ($function:ident $arguments:tt) => {
         for_each_kind!(
             $function $arguments
-            Account Agent Authority Bundle CertificateSpec CertificateState Chain Challenge
+            Account Agent Authority Budget Bundle CertificateSpec CertificateState Chain Challenge
             Deployment Event IssuerSpec JoinToken Leader Member Nomination Order SealRing Services
         )
     };

@@ -26,6 +26,8 @@ pub const CHALLENGES: &str = "challenges/";
 pub const ISSUERS: &str = "issuers/";
 /// ACME accounts, by issuer.
 pub const ACCOUNTS: &str = "accounts/";
+/// What of the CAs' limits is used up, by issuer.
+pub const BUDGETS: &str = "budgets/";
 /// Enrolled agents.
 pub const AGENTS: &str = "agents/";
 /// What agents reported of certificates, by agent and certificate.
@@ -90,6 +92,11 @@ pub fn issuer(name: &IssuerName) -> String {
 /// Key of an issuer's account.
 pub fn account(name: &IssuerName) -> String {
     format!("{ACCOUNTS}{name}")
+}
+
+/// Key of an issuer's budget.
+pub fn budget(name: &IssuerName) -> String {
+    format!("{BUDGETS}{name}")
 }
 
 /// Key of an agent.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 mod agent;
 mod authority;
+mod budget;
 mod certificate;
 mod event;
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod order;
 
 pub use agent::{Agent, Deployment, DeploymentState, Identity, JoinToken, Service, Services};
 pub use authority::{Authority, DataKey, Leader, Nomination, SealRing, Sealed};
+pub use budget::{Bucket, Budget, Paused, Refused, UnknownBucket};
 pub use certificate::{
     Account, Bundle, CertificateSpec, CertificateState, Chain, Failure, Issued, IssuerSpec,
 };

@@ -192,7 +192,26 @@ impl Scheduler {
             self.look_at_all();
             return;
         }
+        if touched.issuers {
+            self.release_held_back();
+        }
         for name in &touched.certificates {
+            // It may have become urgent, or another issuer's.
+            if self.held.get(name).is_some_and(|held| held.tries.are_held_back()) {
+                self.held.remove(name);
+            }
+            self.look_at(name);
+        }
+    }
+
+    /// Lets those ask again who wait for a CA's limits, because those may have been changed.
+    fn release_held_back(&mut self) {
+        let (waiting, held) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(|(_, held)| held.tries.are_held_back());
+        self.held = held;
+        let waiting: HashMap<CertName, Held> = waiting;
+        for name in waiting.keys() {
             self.look_at(name);
         }
     }

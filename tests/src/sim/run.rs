@@ -279,6 +279,7 @@ fn declare(world: &World, rng: &mut Rng) {
             directory: format!("https://{name}/directory"),
             contacts: Vec::new(),
             trust_roots_pem: String::new(),
+            limits: BTreeMap::new(),
         };
         batch = batch.put(key::issuer(&issuer.name), record::encode(&issuer));
     }

@@ -5,7 +5,10 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use axum::body::Body;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use chancery_coordinator::order::ca::{Busy, Fault};
+use chancery_coordinator::order::{
+    Refuses,
+    ca::{Busy, Fault},
+};
 use chancery_shared::name::CertName;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
@@ -168,7 +171,8 @@ fn fetch(world: &World, token: &str) -> Option<String> {
 fn response(answer: Answer, host: String, effect: bool) -> Response {
     let status = StatusCode::from_u16(answer.status).expect("a status that exists");
     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-        return Err(other(Busy { message: answer.body, retry_after: answer.retry_after }));
+        let refuses = Refuses::of_answer(status, answer.body.as_bytes());
+        return Err(other(Busy { message: answer.body, retry_after: answer.retry_after, refuses }));
     }
     if status.is_server_error() {
         return Err(other(Fault::NotAcme { host, status, excerpt: answer.body, effect }));

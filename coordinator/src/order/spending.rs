@@ -1,0 +1,185 @@
+//! What orders cost, and who pays: where orders meet [`super::budgets`].
+
+use std::time::Duration;
+
+use chancery_shared::{identifier::Identifier, name::IssuerName, number::Revision};
+use instant_acme::Account;
+
+use super::{
+    Error, Orders, Wanted,
+    budgets::Open,
+    journal::{Collected, Entry},
+};
+use crate::{
+    election::Leadership,
+    plan::{
+        self,
+        budget::{Ask, Kind},
+    },
+    record::{CertificateState, Issued, IssuerSpec, Order, Stage},
+};
+
+impl Wanted {
+    fn ask(&self, now: jiff::Timestamp) -> Ask<'_> {
+        let identifiers = &self.spec.identifiers;
+        let kind = kind(&self.state, &self.issuer.name, identifiers);
+        Ask { identifiers, kind, urgent: plan::is_urgent(Some(&self.state), now) }
+    }
+}
+
+impl Orders {
+    /// Whether the CA may be asked at all: by its limits for what has not begun, and for
+    /// what has, by its asking to be left alone.
+    pub(super) async fn may_ask(
+        &self,
+        leadership: &Leadership,
+        wanted: &Wanted,
+        live: Option<&Entry>,
+    ) -> Result<(), Error> {
+        let mut desk = self.budgets.open(leadership, &wanted.issuer).await?;
+        let now = self.clock.now();
+        if live.is_some() {
+            return desk.check_requests(now);
+        }
+        let verdict = desk.check(&wanted.spec.name, &wanted.ask(now), now);
+        verdict.map_err(|error| match (error, &wanted.state.issued) {
+            // Looked at again when it has become urgent.
+            (Error::BudgetSpent { until, wait, reason }, Some(issued)) => {
+                let urgent = Duration::try_from(now.duration_until(plan::urgent_at(issued)));
+                let wait = urgent.map_or(wait, |urgent| wait.min(urgent));
+                Error::BudgetSpent { until, wait, reason }
+            }
+            (error, _) => error,
+        })
+    }
+
+    /// Writes the intent to order, and with it what that costs.
+    pub(super) async fn begin_paid(
+        &self,
+        leadership: &Leadership,
+        wanted: &Wanted,
+        account: &Account,
+    ) -> Result<Entry, Error> {
+        // Made before anybody is kept waiting.
+        let intent = self.journal.intend(leadership, wanted, account.id(), self.options.deadline);
+        let intent = intent.await?;
+        let mut desk = self.budgets.open(leadership, &wanted.issuer).await?;
+        let (name, now) = (&wanted.spec.name, self.clock.now());
+        let ask = wanted.ask(now);
+        // Others may have been faster.
+        desk.check(name, &ask, now)?;
+        let Some(change) = desk.spend(name, &ask, now) else {
+            drop(desk);
+            return self.journal.begin(leadership, wanted, intent, None).await;
+        };
+        let entry = self.journal.begin(leadership, wanted, intent, Some(&change)).await?;
+        desk.written(entry.revision);
+        Ok(entry)
+    }
+
+    /// Writes down that the order is over without a certificate, and what that means for the
+    /// budget.
+    pub(super) async fn end_failed(
+        &self,
+        leadership: &Leadership,
+        entry: &Entry,
+        error: &Error,
+    ) -> Result<Revision, Error> {
+        let order = &entry.order;
+        let first_wait = self.options.retry_first;
+        let mut desk = self.desk_of(leadership, &order.issuer).await?;
+        let mut change = None;
+        if let Some(desk) = &mut desk {
+            let (state, _) = self.journal.state(&order.certificate).await?;
+            let kind = kind(&state, &order.issuer, &order.identifiers);
+            let ask = Ask { identifiers: &order.identifiers, kind, urgent: false };
+            let may_be_issued = matches!(order.stage, Stage::Finalized { .. });
+            change = desk.failed(&ask, error, may_be_issued, self.clock.now());
+        }
+        let journal = &self.journal;
+        let revision =
+            journal.failed(leadership, entry, error, first_wait, change.as_ref()).await?;
+        if let Some(desk) = desk {
+            desk.written(revision);
+        }
+        Ok(revision)
+    }
+
+    /// Stores what was issued; the CA has validated all that it is for.
+    pub(super) async fn end_issued(
+        &self,
+        leadership: &Leadership,
+        entry: &Entry,
+        collected: Collected,
+    ) -> Result<(Issued, Revision), Error> {
+        let mut desk = self.desk_of(leadership, &entry.order.issuer).await?;
+        let change = desk.as_mut().and_then(|desk| desk.issued(&entry.order.identifiers));
+        if change.is_none() {
+            // Nobody has to wait for this one.
+            desk = None;
+        }
+        let ended = self.journal.issued(leadership, entry, collected, change.as_ref()).await?;
+        if let Some(desk) = desk {
+            desk.written(ended.1);
+        }
+        Ok(ended)
+    }
+
+    /// Keeps for the other orders, and for other leaders, what the CA has refused.
+    pub(super) async fn note_refusal(
+        &self,
+        leadership: &Leadership,
+        wanted: &Wanted,
+        error: &Error,
+    ) -> Result<(), Error> {
+        let mut desk = self.budgets.open(leadership, &wanted.issuer).await?;
+        let identifiers = &wanted.spec.identifiers;
+        if let Some(change) = desk.refused(identifiers, error, self.clock.now()) {
+            let revision = self.journal.commit(change.add_to(leadership.batch())).await?;
+            desk.written(revision);
+        }
+        Ok(())
+    }
+
+    /// Notes once more what an order costs that may have been sent before, and is sent again.
+    pub(super) async fn pay_again(
+        &self,
+        leadership: &Leadership,
+        order: &Order,
+    ) -> Result<(), Error> {
+        let Some(mut desk) = self.desk_of(leadership, &order.issuer).await? else { return Ok(()) };
+        let (state, _) = self.journal.state(&order.certificate).await?;
+        let kind = kind(&state, &order.issuer, &order.identifiers);
+        let ask = Ask { identifiers: &order.identifiers, kind, urgent: true };
+        if let Some(change) = desk.spend(&order.certificate, &ask, self.clock.now()) {
+            let revision = self.journal.commit(change.add_to(leadership.batch())).await?;
+            desk.written(revision);
+        }
+        Ok(())
+    }
+
+    /// The desk of an issuer, unless it was deleted.
+    async fn desk_of(
+        &self,
+        leadership: &Leadership,
+        issuer: &IssuerName,
+    ) -> Result<Option<Open>, Error> {
+        let issuer: Option<IssuerSpec> = self.journal.issuer(issuer).await?;
+        match issuer {
+            Some(issuer) => self.budgets.open(leadership, &issuer).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// What sort of order it is: a renewal if the same issuer has issued for the same identifiers.
+fn kind(state: &CertificateState, issuer: &IssuerName, identifiers: &[Identifier]) -> Kind {
+    let same = state.issued.as_ref().is_some_and(|issued| {
+        issued.issuer == *issuer
+            && plan::budget::set_of(&issued.identifiers) == plan::budget::set_of(identifiers)
+    });
+    if same { Kind::Renewal } else { Kind::New }
+}
+
+#[cfg(test)]
+mod tests;

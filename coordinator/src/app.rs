@@ -21,7 +21,10 @@ use self::coordinator::{Coordinator, Options, Parts};
 use crate::{
     api::{self, Api, Socket, SocketError, SocketOptions},
     authority,
-    challenge::http01,
+    challenge::{
+        dns01::{self, Dns01},
+        http01,
+    },
     config::{Config, StoreConfig},
     http,
     members::{self, Membership, NameTaken},
@@ -54,6 +57,9 @@ pub enum Error {
     /// The admin socket cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// A DNS provider cannot be used.
+    #[error(transparent)]
+    Dns01(#[from] dns01::Problems),
     /// The internal CA cannot be opened.
     #[error(transparent)]
     Authority(#[from] authority::Error),
@@ -191,7 +197,8 @@ impl Running {
             },
             concurrency: config.orders_concurrency,
         };
-        let outside = Outside::default();
+        let dns01 = Some(Arc::new(Dns01::new(config.dns01.clone())?));
+        let outside = Outside { dns01, ..Outside::default() };
         let coordinator =
             Coordinator::start(options, store, &key_file, clock, outside, shutdown.clone()).await?;
         let parts = coordinator.parts.clone();

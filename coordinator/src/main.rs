@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use chancery_coordinator::{app, config::Config, seal::KeyFile};
+use chancery_coordinator::{app, challenge::dns01, config::Config, seal::KeyFile};
 use chancery_shared::{failpoint, telemetry, tls};
 use clap::{Parser, Subcommand};
 
@@ -76,6 +76,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Check(argument) => {
             let config = Config::load(&argument.config).map_err(Failure::configuration)?;
             KeyFile::load(&config.seal_key_file).map_err(Failure::configuration)?;
+            dns01::check(&config.dns01).map_err(Failure::configuration)?;
             tell(&format!("{} is valid", argument.config.display()));
             Ok(())
         }
@@ -90,9 +91,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             // Blocking work (a key being made) must not hold up the exit.
             runtime.shutdown_background();
             outcome.map_err(|error| match error {
-                app::Error::Seal(_) | app::Error::Listen { .. } | app::Error::NameTaken(_) => {
-                    Failure::configuration(error)
-                }
+                app::Error::Seal(_)
+                | app::Error::Dns01(_)
+                | app::Error::Listen { .. }
+                | app::Error::NameTaken(_) => Failure::configuration(error),
                 other => Failure::runtime(other),
             })
         }

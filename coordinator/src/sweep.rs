@@ -89,6 +89,10 @@ fn left_over(view: &View) -> Vec<Batch> {
         groups.push(group.delete(key::services(agent)));
     }
     for (token, challenge) in &view.challenges {
+        if challenge.record.txt.is_some() {
+            // Goes after the value in the DNS has gone (`challenge::dns01`).
+            continue;
+        }
         let order = view.orders.get(&challenge.record.certificate);
         if order.is_none_or(|order| order.record.id != challenge.record.order) {
             let at = key::challenge(token);

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`name`] | names and labels that cannot be made wrong |
 //! | [`identifier`] | ACME identifiers (RFC 8555 section 9.7.7) |
+//! | [`challenge_type`] | the challenges that can be asked for |
 //! | [`number`] | epochs and generations |
 //! | [`key_type`] | the key algorithms that can be asked for |
 //! | [`clock`] | the one place that looks at a clock |
@@ -17,6 +18,7 @@
 //! | [`telemetry`] | logs |
 //! | [`failpoint`] | named places where a test may kill the process |
 
+pub mod challenge_type;
 pub mod clock;
 pub mod dice;
 pub mod durable;

@@ -99,6 +99,10 @@ name! {
     NodeName, "node name"
 }
 name! {
+    /// The name of a DNS provider, under which a coordinator's configuration has it.
+    DnsProviderName, "DNS provider name"
+}
+name! {
     /// The name of a local service that an agent tests, reloads and probes.
     ServiceName, "service name"
 }

@@ -54,6 +54,8 @@ pub struct Options {
     pub log: String,
     /// Where it is to die: see `chancery_shared::failpoint`.
     pub failpoints: String,
+    /// More TOML for its configuration.
+    pub more: String,
 }
 
 impl Options {
@@ -73,6 +75,7 @@ impl Options {
             retry_first: "1s".to_owned(),
             log: "info".to_owned(),
             failpoints: String::new(),
+            more: String::new(),
         }
     }
 }
@@ -170,7 +173,7 @@ impl Coordinator {
              \n[http]\nlisten = \"{}\"\n\
              \n[http01]\nlisten = \"{}\"\n\
              \n[orders]\nconcurrency = {}\ndeadline = {:?}\nretry_first = {:?}\n\
-             \n[log]\nformat = \"human\"\nfilter = {:?}\n{more}",
+             \n[log]\nformat = \"human\"\nfilter = {:?}\n{more}{}",
             options.lease_ttl,
             self.agents,
             options.identity_lifetime,
@@ -181,6 +184,7 @@ impl Coordinator {
             options.deadline,
             options.retry_first,
             options.log,
+            options.more,
         )?;
         fs::write(self.config(), text).context("coordinator.toml cannot be written")
     }

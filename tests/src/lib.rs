@@ -8,6 +8,7 @@
 //!   [`tls_client`] looks at what is served.
 //! - [`etcd`] and [`consul`] are clusters of the stores, whose members can be killed, paused
 //!   and cut off; [`netns`] is a network to cut.
+//! - [`dns`] are real name servers that take updates.
 //! - [`balancer`] spreads HTTP-01 requests over several coordinators.
 //! - [`coordinator`], [`agent`] and [`cli`] are our own programs, and [`world`] is all of
 //!   this together.
@@ -24,6 +25,7 @@ pub mod balancer;
 pub mod cli;
 pub mod consul;
 pub mod coordinator;
+pub mod dns;
 pub mod etcd;
 pub mod gate;
 pub mod ha;

@@ -27,6 +27,8 @@ pub struct Options {
     /// What it says in Retry-After while an authorization or an order is being worked on, in
     /// seconds.
     pub retry_after_secs: u32,
+    /// The DNS server that it asks; without, one for which every name is this machine.
+    pub dns: Option<SocketAddr>,
     /// Further environment variables, such as `PEBBLE_CHAIN_LENGTH`.
     pub environment: Vec<(String, String)>,
 }
@@ -40,6 +42,7 @@ impl Options {
             refused_nonces: 0,
             validity_secs: 90 * 24 * 3600,
             retry_after_secs: 1,
+            dns: None,
             environment: Vec::new(),
         }
     }
@@ -88,7 +91,7 @@ impl Pebble {
         fs::write(&config_path, serde_json::to_vec_pretty(&config)?)?;
         let mut command = Command::new(tools::tool("pebble")?);
         command
-            .args(["-dnsserver", &dns_address.to_string(), "-config"])
+            .args(["-dnsserver", &options.dns.unwrap_or(dns_address).to_string(), "-config"])
             .arg(&config_path)
             .env("PEBBLE_VA_NOSLEEP", "1")
             .env("PEBBLE_WFE_NONCEREJECT", options.refused_nonces.to_string());

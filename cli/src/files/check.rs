@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, fs, str::FromStr};
 
 use chancery_proto::v1::{CertificateSpec, IssuerSpec};
 use chancery_shared::{
+    challenge_type::ChallengeType,
     identifier::Identifier,
     key_type::KeyType,
     name::{CertName, IssuerName, Labels},
@@ -51,11 +52,12 @@ pub(super) fn issuer(table: &Table<'_>, findings: &mut Findings) {
 /// Reads one `[[certificate]]`.
 pub(super) fn certificate(table: &Table<'_>, findings: &mut Findings) {
     let problems = &mut findings.problems;
-    let known = ["name", "identifiers", "key_type", "issuers", "labels"];
+    let known = ["name", "identifiers", "key_type", "issuers", "challenges", "labels"];
     table.refuse_unknown_keys(&known, problems);
     let name = table.required_text("name", "\"www\"", problems);
     let name = name.and_then(|text| parsed::<CertName>(table, "name", text, problems));
-    let identifiers = check_identifiers(table, problems);
+    let challenges = check_challenges(table, problems);
+    let identifiers = check_identifiers(table, &challenges, problems);
     let key_type = table
         .text("key_type", problems)
         .and_then(|text| parsed::<KeyType>(table, "key_type", text, problems))
@@ -83,6 +85,7 @@ pub(super) fn certificate(table: &Table<'_>, findings: &mut Findings) {
         identifiers,
         key_type: key_type.to_string(),
         issuers,
+        challenges: challenges.iter().map(ToString::to_string).collect(),
         labels,
     };
     let entry = ("certificate", table, &text);
@@ -144,7 +147,21 @@ fn reason(error: &impl fmt::Display) -> String {
         .unwrap_or(message)
 }
 
-fn check_identifiers(table: &Table<'_>, problems: &mut Vec<Problem>) -> Vec<String> {
+fn check_challenges(table: &Table<'_>, problems: &mut Vec<Problem>) -> Vec<ChallengeType> {
+    let challenges = table.texts("challenges", problems);
+    refuse_repetitions(table, "challenges", &challenges, problems);
+    challenges
+        .into_iter()
+        .filter_map(|text| parsed::<ChallengeType>(table, "challenges", text, problems))
+        .map(|(challenge, _)| challenge)
+        .collect()
+}
+
+fn check_identifiers(
+    table: &Table<'_>,
+    challenges: &[ChallengeType],
+    problems: &mut Vec<Problem>,
+) -> Vec<String> {
     let mut first: BTreeMap<Identifier, Place> = BTreeMap::new();
     let mut identifiers = Vec::new();
     for text in table.required_texts("identifiers", "[\"www.example.org\"]", problems) {
@@ -152,10 +169,8 @@ fn check_identifiers(table: &Table<'_>, problems: &mut Vec<Problem>) -> Vec<Stri
         else {
             continue;
         };
-        if identifier.is_wildcard() {
-            let message = "wildcards need the DNS-01 challenge, which this version does not have; \
-                           list the names one by one";
-            problems.push(table.text_problem("identifiers", &text, message.to_owned()));
+        if let Some(reason) = ChallengeType::none_validates(challenges, &identifier) {
+            problems.push(table.text_problem("identifiers", &text, reason.to_owned()));
         }
         if let Some(place) = first.get(&identifier) {
             let message = format!("{identifier} stands at {place} already; leave one out");

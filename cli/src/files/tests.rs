@@ -119,7 +119,7 @@ issuers = []
     bad.toml:7: colour: this key is not known; known are name, directory, contacts, trust_roots, limits
     bad.toml:11: identifiers = 7: this is not a text; put it in quotes
     bad.toml:11: identifiers = "WWW.example.org": www.example.org stands at bad.toml:11 already; leave one out
-    bad.toml:11: identifiers = "*.example.org": wildcards need the DNS-01 challenge, which this version does not have; list the names one by one
+    bad.toml:11: identifiers = "*.example.org": only DNS-01 can validate a wildcard; add "dns-01" to its challenges
     bad.toml:11: identifiers = "a..b": not valid; each label needs 1 to 63 letters, digits and inner hyphens
     bad.toml:12: key_type = "ecdsa-p521": not known; use ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096
     bad.toml:13: issuers = "a": this stands in the list already; leave one out

@@ -62,6 +62,7 @@ pub(crate) fn detail(detail: &CertificateDetail, view: &View) -> String {
         ("Generation", generation(summary.generation, "none yet")),
         ("Key type", or_dash(&spec.key_type)),
         ("Issuers", or_dash(&spec.issuers.join(", "))),
+        ("Challenges", or_dash(&spec.challenges.join(", "))),
         ("Labels", labels(&spec.labels)),
     ];
     if summary.generation > 0 {
@@ -262,6 +263,7 @@ mod tests {
         Generation   7
         Key type     ecdsa-p256
         Issuers      letsencrypt, zerossl
+        Challenges   dns-01, http-01
         Labels       role=web,site=ams
         Issued by    R11
         Valid from   60 d ago (2026-09-23 05:00Z)
@@ -312,6 +314,10 @@ mod tests {
           "issuers": [
             "letsencrypt",
             "zerossl"
+          ],
+          "challenges": [
+            "dns-01",
+            "http-01"
           ],
           "labels": {
             "role": "web",
@@ -383,6 +389,7 @@ mod tests {
         Generation   none yet
         Key type     -
         Issuers      -
+        Challenges   -
         Labels       -
         Renewal      it was never issued
 

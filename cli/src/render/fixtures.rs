@@ -205,6 +205,7 @@ pub(crate) fn certificate_detail() -> CertificateDetail {
             identifiers: vec![text("www.example.org"), text("example.org")],
             key_type: text("ecdsa-p256"),
             issuers: vec![text("letsencrypt"), text("zerossl")],
+            challenges: vec![text("dns-01"), text("http-01")],
             labels: [(text("role"), text("web")), (text("site"), text("ams"))].into(),
         }),
         serial: text("03ab"),

@@ -390,6 +390,7 @@ pub(crate) fn spec(name: &str, labels: &[&str]) -> CertificateSpec {
         identifiers: vec![format!("{name}.example.org").parse().unwrap()],
         key_type: KeyType::EcdsaP256,
         issuers: vec!["test".parse().unwrap()],
+        challenges: Vec::new(),
         labels: Labels::parse(labels.iter().copied()).unwrap(),
     }
 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::coordinator::{Options, Parts};
 use crate::{
     authority,
+    challenge::dns01::Sweeper,
     election::{Leadership, transfer},
     mirror::Touched,
     order::{self, Orders, Outside},
@@ -25,6 +26,10 @@ pub(super) async fn lead(
     outside: Outside,
     shutdown: CancellationToken,
 ) {
+    let sweeper = outside
+        .dns01
+        .clone()
+        .map(|dns01| Sweeper::new(parts.store.clone(), parts.mirror.clone(), dns01));
     let orders = Arc::new(Orders::new(
         order::Parts {
             store: parts.store.clone(),
@@ -48,7 +53,7 @@ pub(super) async fn lead(
                 }
                 continue;
             };
-            one_term(&parts, &orders, &options, leadership).await;
+            one_term(&parts, &orders, sweeper.as_ref(), &options, leadership).await;
         }
     };
     tokio::select! {
@@ -60,7 +65,13 @@ pub(super) async fn lead(
 }
 
 /// The leader's work for one term.
-async fn one_term(parts: &Parts, orders: &Arc<Orders>, options: &Options, leadership: Leadership) {
+async fn one_term(
+    parts: &Parts,
+    orders: &Arc<Orders>,
+    sweeper: Option<&Sweeper>,
+    options: &Options,
+    leadership: Leadership,
+) {
     let work = async {
         let message = format!("{} leads, epoch {}", options.node, leadership.epoch());
         parts.events.record(EventKind::LeaderElected, options.node.as_str(), message);
@@ -79,7 +90,12 @@ async fn one_term(parts: &Parts, orders: &Arc<Orders>, options: &Options, leader
             scheduler.run(),
             // What the leader before has left half-way.
             sweep::until_done(&*parts.store, &leadership, &parts.mirror),
-            reseal(parts, &leadership)
+            reseal(parts, &leadership),
+            async {
+                if let Some(sweeper) = sweeper {
+                    sweeper.run(&leadership).await;
+                }
+            }
         );
     };
     tokio::select! {

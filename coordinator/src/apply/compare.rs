@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use chancery_shared::{name::IssuerName, x509::Fingerprint};
+use chancery_shared::{challenge_type::ChallengeType, name::IssuerName, x509::Fingerprint};
 use jiff::Timestamp;
 
 use super::{Change, Desired, Plan, Problems, Step};
@@ -206,6 +206,7 @@ fn certificate_fields(certificate: &CertificateSpec) -> Fields {
         ("identifiers", joined(&certificate.identifiers)),
         ("key type", certificate.key_type.to_string()),
         ("issuers", joined(&certificate.issuers)),
+        ("challenges", joined(ChallengeType::preferred(&certificate.challenges))),
         ("labels", if labels.is_empty() { "none: no agent gets it".to_owned() } else { labels }),
     ]
 }

@@ -6,6 +6,7 @@ use chancery_proto::v1::{
     CertificateSpec as WireCertificate, DesiredState, IssuerSpec as WireIssuer,
 };
 use chancery_shared::{
+    challenge_type::ChallengeType,
     identifier::Identifier,
     key_type::KeyType,
     name::{CertName, IssuerName, Labels},
@@ -135,7 +136,8 @@ fn check_roots(pem: &str) -> Result<(), String> {
 /// As [`issuer`].
 fn certificate(wire: &WireCertificate, found: &mut Found<'_>) -> Option<CertificateSpec> {
     let name: Option<CertName> = found.ok(wire.name.parse());
-    let identifiers = identifiers(&wire.identifiers, found);
+    let challenges = challenges(&wire.challenges, found);
+    let identifiers = identifiers(&wire.identifiers, &challenges, found);
     let key_type = if wire.key_type.is_empty() {
         Some(KeyType::default())
     } else {
@@ -159,11 +161,29 @@ fn certificate(wire: &WireCertificate, found: &mut Found<'_>) -> Option<Certific
         identifiers,
         key_type: key_type.unwrap_or_default(),
         issuers,
+        challenges,
         labels: labels.unwrap_or_default(),
     })
 }
 
-fn identifiers(texts: &[String], found: &mut Found<'_>) -> Vec<Identifier> {
+fn challenges(texts: &[String], found: &mut Found<'_>) -> Vec<ChallengeType> {
+    let mut challenges: Vec<ChallengeType> = Vec::new();
+    for text in texts {
+        match found.ok(text.parse()) {
+            Some(challenge) if challenges.contains(&challenge) => {
+                found.add(format!("challenge {text:?} is named twice"));
+            }
+            challenge => challenges.extend(challenge),
+        }
+    }
+    challenges
+}
+
+fn identifiers(
+    texts: &[String],
+    challenges: &[ChallengeType],
+    found: &mut Found<'_>,
+) -> Vec<Identifier> {
     let mut identifiers: Vec<Identifier> = Vec::new();
     if texts.is_empty() {
         found.add("it has no identifier");
@@ -179,12 +199,13 @@ fn identifiers(texts: &[String], found: &mut Found<'_>) -> Vec<Identifier> {
             Some(identifier) if identifiers.contains(&identifier) => {
                 found.add(format!("identifier {:?} is there twice", identifier.as_str()));
             }
-            Some(identifier) if identifier.is_wildcard() => found.add(format!(
-                "identifier {:?} is a wildcard, which HTTP-01 cannot validate (RFC 8555 section \
-                 8.3) and this version has no other challenge",
-                identifier.as_str()
-            )),
-            identifier => identifiers.extend(identifier),
+            Some(identifier) => {
+                if let Some(reason) = ChallengeType::none_validates(challenges, &identifier) {
+                    found.add(format!("identifier {:?}: {reason}", identifier.as_str()));
+                }
+                identifiers.push(identifier);
+            }
+            None => {}
         }
     }
     identifiers

@@ -23,7 +23,7 @@ use chancery_shared::{
 
 use crate::{
     mirror::View,
-    record::{self, CertificateSpec, CertificateState, IssuerSpec, key},
+    record::{self, CertificateSpec, CertificateState, Challenge, IssuerSpec, key},
     store::{Batch, Error, Packer, Store},
 };
 
@@ -211,7 +211,17 @@ pub async fn related(
         let mut keys: Vec<_> = bundles.entries.into_iter().map(|entry| entry.key).collect();
         let order = present.orders.get(name);
         let tokens = order.map(|order| order.record.stage.tokens()).unwrap_or_default();
-        keys.extend(tokens.iter().take(MOST_TOKENS).map(|token| key::challenge(token)));
+        for token in tokens.iter().take(MOST_TOKENS) {
+            let at = key::challenge(token);
+            // The record of a TXT value is the only one to know that it is ours: it goes when
+            // the value has gone.
+            let found = store.get(&at).await?;
+            let challenge =
+                found.and_then(|found| record::decode::<Challenge>(&at, &found.value).ok());
+            if challenge.is_none_or(|challenge| challenge.txt.is_none()) {
+                keys.push(at);
+            }
+        }
         all.push(Related {
             certificate: name.clone(),
             state: present.states.get(name).map(|state| ((*state.record).clone(), state.revision)),

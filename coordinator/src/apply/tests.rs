@@ -31,6 +31,7 @@ fn certificate(name: &str, identifiers: &[&str]) -> WireCertificate {
         identifiers: identifiers.iter().map(|&text| text.to_owned()).collect(),
         key_type: String::new(),
         issuers: vec!["main".to_owned()],
+        challenges: Vec::new(),
         labels: [("role".to_owned(), "web".to_owned())].into(),
     }
 }

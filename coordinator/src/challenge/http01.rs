@@ -23,7 +23,8 @@ pub fn routes(mirror: Arc<Mirror>) -> Router {
 
 async fn answer(State(mirror): State<Arc<Mirror>>, Path(token): Path<String>) -> Response {
     let view = mirror.read();
-    let Some(challenge) = view.challenges.get(&token) else {
+    let presented = view.challenges.get(&token);
+    let Some(challenge) = presented.filter(|challenge| challenge.record.txt.is_none()) else {
         tracing::debug!("asked for a token that no order has presented");
         return StatusCode::NOT_FOUND.into_response();
     };

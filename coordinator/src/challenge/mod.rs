@@ -1,3 +1,4 @@
 //! Answers to challenges (RFC 8555 section 8), one module for each type.
 
+pub mod dns01;
 pub mod http01;

@@ -8,8 +8,11 @@ use std::{
 
 use chancery_shared::{name::NodeName, telemetry};
 
+use crate::challenge::dns01;
+
 mod agents;
 mod consul;
+mod dns;
 mod etcd;
 mod reader;
 mod store;
@@ -46,6 +49,8 @@ pub struct Config {
     pub http_listen: SocketAddr,
     /// Where HTTP-01 challenges are answered.
     pub http01_listen: SocketAddr,
+    /// How DNS-01 challenges are answered.
+    pub dns01: dns01::Options,
     /// Orders at once at each issuer.
     pub orders_concurrency: usize,
     /// How long an order may take.
@@ -92,8 +97,10 @@ impl Config {
     }
 }
 
-const ROOT_KEYS: [&str; 10] =
-    ["node", "store", "seal", "lease", "agents", "admin", "http", "http01", "orders", "log"];
+const ROOT_KEYS: [&str; 12] = [
+    "node", "store", "seal", "lease", "agents", "admin", "http", "http01", "dns01", "dns",
+    "orders", "log",
+];
 
 /// `None` only if something required is missing, which is then noted.
 fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<Config> {
@@ -105,6 +112,7 @@ fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<Config> {
     let (admin_socket, admin_group) = read_admin(reader, root);
     let http_listen = read_listener(reader, root, "http", DEFAULT_HTTP);
     let http01_listen = read_listener(reader, root, "http01", DEFAULT_HTTP01);
+    let dns01 = dns::read(reader, root);
     let (orders_concurrency, orders_deadline, orders_retry_first) = read_orders(reader, root);
     let log = read_log(reader, root);
     Some(Config {
@@ -119,6 +127,7 @@ fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<Config> {
         admin_group,
         http_listen,
         http01_listen,
+        dns01,
         orders_concurrency,
         orders_deadline,
         orders_retry_first,

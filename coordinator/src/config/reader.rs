@@ -241,6 +241,11 @@ impl Section<'_> {
         self.entries.get(key).map_or(self.line, |(line, _)| *line)
     }
 
+    /// The keys that were not taken yet.
+    pub(super) fn keys(&self) -> Vec<String> {
+        self.entries.keys().cloned().collect()
+    }
+
     /// Whether `key` is there and was not taken yet.
     pub(super) fn has(&self, key: &str) -> bool {
         self.entries.contains_key(key)

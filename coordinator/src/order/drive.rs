@@ -1,14 +1,10 @@
 //! One order, step after step, until it is over.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::time::Duration;
 
 use chancery_shared::{failpoint::crash_point, number::Revision, retry::Policy, secret::Secret};
 use instant_acme::{
-    Account, AuthorizationStatus, ChallengeStatus, ChallengeType, Identifier as AcmeIdentifier,
-    NewOrder, OrderStatus,
+    Account, AuthorizationStatus, Identifier as AcmeIdentifier, NewOrder, OrderStatus,
 };
 use tracing::Instrument as _;
 
@@ -20,7 +16,7 @@ use super::{
 use crate::{
     election::Leadership,
     events::printable,
-    record::{Challenge, EventKind, Order, Stage},
+    record::{EventKind, Order, Stage},
     store,
 };
 
@@ -133,72 +129,6 @@ impl Drive<'_> {
         Ok(())
     }
 
-    /// Finds the answers of all pending challenges and stores them.
-    async fn present(&mut self) -> Result<(), Error> {
-        let mut answers = BTreeMap::new();
-        let order = &self.entry.order;
-        let (id, certificate) = (order.id, order.certificate.clone());
-        let mut authorizations = known(&mut self.at_ca)?.authorizations();
-        while let Some(authorization) = authorizations.next().await {
-            let mut authorization = authorization?;
-            if authorization.status != AuthorizationStatus::Pending {
-                continue;
-            }
-            let identifier = authorization.identifier().to_string();
-            let offered = offered(&authorization);
-            let Some(challenge) = authorization.challenge(ChallengeType::Http01) else {
-                return Err(Error::NoChallenge { identifier, offered });
-            };
-            if !is_token(&challenge.token) {
-                let token = printable(&challenge.token, 100);
-                return Err(Error::BadIssuance(format!("no challenge token: {token:?}")));
-            }
-            let identifier = identifier
-                .parse()
-                .map_err(|_| Error::BadIssuance(format!("authorization for {identifier}")))?;
-            let answer = Challenge {
-                order: id,
-                certificate: certificate.clone(),
-                identifier,
-                key_authorization: challenge.key_authorization().as_str().to_owned(),
-            };
-            answers.insert(challenge.token.clone(), answer);
-        }
-        let entry = self.entry.clone();
-        self.entry = self.orders.journal.present(self.leadership, entry, answers).await?;
-        crash_point("order::presented");
-        Ok(())
-    }
-
-    /// Tells the CA that it can look, for each challenge that it has not looked at, then
-    /// waits until it has.
-    async fn validate(&mut self) -> Result<(), Error> {
-        // Our own listener has to serve the answers, also if a former leader has stored them.
-        self.orders.mirror.wait_for(self.entry.revision).await;
-        // And the CA may ask any coordinator.
-        self.orders.peers.caught_up(self.entry.revision).await;
-        let presented: BTreeSet<&String> = self.entry.order.stage.tokens().iter().collect();
-        let mut authorizations = known(&mut self.at_ca)?.authorizations();
-        while let Some(authorization) = authorizations.next().await {
-            let mut authorization = authorization?;
-            if authorization.status != AuthorizationStatus::Pending {
-                continue;
-            }
-            if let Some(mut challenge) = authorization.challenge(ChallengeType::Http01)
-                && challenge.status == ChallengeStatus::Pending
-            {
-                if !presented.contains(&challenge.token) {
-                    // A former leader has died between two steps of presenting.
-                    return self.present().await;
-                }
-                self.leadership.check().map_err(|_| Error::SteppedDown)?;
-                challenge.set_ready().await?;
-            }
-        }
-        crash_point("order::told-ready");
-        self.await_change(OrderStatus::Pending).await
-    }
-
     async fn finalize(&mut self) -> Result<(), Error> {
         let pkcs8 = self.orders.journal.private_key(&self.entry.order)?;
         let csr = request_der(&self.entry.order, &pkcs8)?;
@@ -233,7 +163,7 @@ impl Drive<'_> {
     }
 
     /// Asks the CA until the order is no longer in `status`. The order's deadline bounds it.
-    async fn await_change(&mut self, status: OrderStatus) -> Result<(), Error> {
+    pub(super) async fn await_change(&mut self, status: OrderStatus) -> Result<(), Error> {
         let mut waits = POLL.waits();
         loop {
             tokio::select! {
@@ -289,24 +219,10 @@ impl Drive<'_> {
 }
 
 /// The order as the CA last showed it: each step but the first has it.
-fn known(at_ca: &mut Option<instant_acme::Order>) -> Result<&mut instant_acme::Order, Error> {
+pub(super) fn known(
+    at_ca: &mut Option<instant_acme::Order>,
+) -> Result<&mut instant_acme::Order, Error> {
     at_ca.as_mut().ok_or_else(|| Error::CaUnreachable("the order was not fetched".to_owned()))
-}
-
-/// Whether this is a token (RFC 8555 section 8.1): base64url, at least 128 bits. It becomes a key in the store
-/// and a path for the CA, and comes from outside.
-fn is_token(text: &str) -> bool {
-    (22..=LONGEST_TOKEN).contains(&text.len())
-        && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_')
-}
-
-fn offered(authorization: &instant_acme::AuthorizationHandle<'_>) -> String {
-    let types: Vec<String> = authorization
-        .challenges
-        .iter()
-        .map(|challenge| format!("{:?}", challenge.r#type).to_lowercase())
-        .collect();
-    types.join(", ")
 }
 
 /// The certificate signing request of an order (RFC 8555 section 7.4, RFC 2986), DER.
@@ -321,7 +237,6 @@ fn request_der(order: &Order, pkcs8: &Secret) -> Result<Vec<u8>, Error> {
     Ok(params.serialize_request(&key).map_err(crypto)?.der().to_vec())
 }
 
-const LONGEST_TOKEN: usize = 256;
 /// Bytes of all that a CA says about one order that are kept.
 const MOST_TOLD: usize = 2000;
 /// Between looks at an order that the CA is working on.

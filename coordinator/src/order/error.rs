@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::ca::{Busy, Fault};
 pub use super::refuses::Refuses;
-use crate::{election::SteppedDown, events::printable, seal, store};
+use crate::{challenge::dns01, election::SteppedDown, events::printable, seal, store};
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -66,14 +66,19 @@ pub enum Error {
     OrderUnknown(String),
     /// An identifier cannot be validated with the challenges that the CA offers.
     #[error(
-        "{identifier} cannot be validated: the CA offers {offered}, and only http-01 is supported"
+        "{identifier} cannot be validated: the CA offers {offered}, and the certificate allows {allowed}"
     )]
     NoChallenge {
         /// The identifier.
         identifier: String,
         /// The challenge types on offer.
         offered: String,
+        /// Those that the certificate allows for it.
+        allowed: String,
     },
+    /// A DNS-01 challenge could not be answered.
+    #[error(transparent)]
+    Dns(#[from] dns01::Error),
     /// What the CA issued cannot be used.
     #[error("the CA issued something unusable: {0}")]
     BadIssuance(String),
@@ -130,10 +135,12 @@ impl Error {
             Self::IssuerPaused { wait, .. } | Self::BudgetSpent { wait, .. } => {
                 Class::Repeat(*wait)
             }
+            Self::Dns(error) if error.may_pass() => Class::Repeat(Duration::ZERO),
             Self::Paused { .. }
             | Self::Rejected { .. }
             | Self::OrderUnknown(_)
             | Self::NoChallenge { .. }
+            | Self::Dns(_)
             | Self::BadIssuance(_)
             | Self::BadIssuer(_)
             | Self::DeadlinePassed { .. }
@@ -167,6 +174,7 @@ impl Error {
             Self::AccountUnknown => "account-unknown",
             Self::OrderUnknown(_) => "order-unknown",
             Self::NoChallenge { .. } => "no-challenge",
+            Self::Dns(error) => error.code(),
             Self::BadIssuance(_) => "bad-issuance",
             Self::BadIssuer(_) => "bad-issuer",
             Self::DeadlinePassed { .. } => "deadline-passed",

@@ -35,6 +35,7 @@ use crate::{
     store::{self, Batch, Store},
 };
 
+mod ending;
 mod sweep;
 
 /// Reads and writes the journal.
@@ -144,6 +145,7 @@ impl Journal {
             identifiers: spec.identifiers.clone(),
             key_type,
             key: self.sealer.seal(&Context::order(name, generation), pkcs8.expose_secret()),
+            challenges: wanted.spec.challenges.clone(),
             reason: wanted.reason.clone(),
             started_at: now,
             deadline: now + deadline,
@@ -307,41 +309,6 @@ impl Journal {
             .absent(key::order(certificate))
             .unchanged(key::certificate(certificate), Some(spec));
         self.record_failure(batch, certificate, error, wait).await.map(Some)
-    }
-
-    /// A batch that removes an order and exactly the challenges that it presented. One that
-    /// another order has presented since (a CA may give the same authorization to two) stays.
-    async fn ending(&self, leadership: &Leadership, entry: &Entry) -> Result<Batch, Error> {
-        let order = &entry.order;
-        let at = key::order(&order.certificate);
-        let tokens = order.stage.tokens();
-        // More than fit go before: the order is over, and nobody asks for them any more.
-        let (before, last) = tokens.split_at(tokens.len().saturating_sub(MOST_TOKENS));
-        for chunk in before.chunks(MOST_TOKENS) {
-            let batch = leadership.batch().unchanged(&at, Some(entry.revision));
-            self.commit(self.withdrawing(batch, order, chunk).await?).await?;
-        }
-        let batch = leadership.batch().unchanged(&at, Some(entry.revision)).delete(&at);
-        self.withdrawing(batch, order, last).await
-    }
-
-    /// `batch` with the deletion of those of `tokens` that are the order's.
-    async fn withdrawing(
-        &self,
-        mut batch: Batch,
-        order: &Order,
-        tokens: &[String],
-    ) -> Result<Batch, Error> {
-        for token in tokens {
-            let at = key::challenge(token);
-            let Some(found) = self.store.get(&at).await? else { continue };
-            let is_ours = record::decode::<Challenge>(&at, &found.value)
-                .map_or(true, |challenge| challenge.order == order.id);
-            if is_ours {
-                batch = batch.unchanged(&at, Some(found.revision)).delete(&at);
-            }
-        }
-        Ok(batch)
     }
 
     async fn record_failure(

@@ -40,6 +40,7 @@ use instant_acme::Account;
 pub mod account;
 mod budgets;
 pub mod ca;
+mod challenges;
 mod drive;
 mod error;
 pub mod journal;
@@ -60,6 +61,7 @@ use self::{
     patience::{Pauses, Visit},
 };
 use crate::{
+    challenge::dns01::Dns01,
     election::Leadership,
     events::Events,
     members::Peers,
@@ -121,6 +123,7 @@ pub struct Orders {
     accounts: Accounts,
     pauses: Pauses,
     budgets: Budgets,
+    dns01: Option<Arc<Dns01>>,
     events: Events,
     metrics: Arc<Metrics>,
     clock: SharedClock,
@@ -154,11 +157,13 @@ pub struct Outside {
     pub connect: Connect,
     /// Makes the keys of certificates.
     pub generate: Generate,
+    /// Answers DNS-01 challenges; without it none are.
+    pub dns01: Option<Arc<Dns01>>,
 }
 
 impl Default for Outside {
     fn default() -> Self {
-        Self { connect: Arc::new(ca::connect), generate: Generate::default() }
+        Self { connect: Arc::new(ca::connect), generate: Generate::default(), dns01: None }
     }
 }
 
@@ -177,6 +182,7 @@ impl Orders {
             accounts: Accounts::new(store.clone(), sealer, outside.connect),
             budgets: Budgets::new(store),
             pauses: Pauses::default(),
+            dns01: outside.dns01,
             mirror,
             peers,
             events,

@@ -464,6 +464,7 @@ impl World {
             identifiers: ["a", "b"].map(|n| format!("{n}.{name}.test").parse().unwrap()).to_vec(),
             key_type: KeyType::EcdsaP256,
             issuers: vec![issuer.parse().unwrap()],
+            challenges: Vec::new(),
             labels: Labels::default(),
         };
         self.put(key::certificate(&spec.name), &spec).await;

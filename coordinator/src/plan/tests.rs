@@ -16,6 +16,7 @@ fn spec() -> CertificateSpec {
         identifiers: vec!["a.example".parse().unwrap(), "b.example".parse().unwrap()],
         key_type: KeyType::EcdsaP256,
         issuers: vec!["main".parse().unwrap(), "spare".parse().unwrap()],
+        challenges: Vec::new(),
         labels: Labels::parse(["role=web"]).unwrap(),
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use chancery_shared::{
+    challenge_type::ChallengeType,
     identifier::Identifier,
     key_type::KeyType,
     name::{CertName, IssuerName, Labels},
@@ -25,6 +26,9 @@ pub struct CertificateSpec {
     pub key_type: KeyType,
     /// Issuers, in order of preference.
     pub issuers: Vec<IssuerName>,
+    /// Challenges that may be used, in order of preference. Empty: HTTP-01.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub challenges: Vec<ChallengeType>,
     /// The labels that an agent must have to get it.
     pub labels: Labels,
 }

@@ -129,7 +129,10 @@ fn stored_names_of_states_and_events_are_those_that_operators_see() {
     }
     let event: Event = decode("event", of_kind("event", 1)[0].text.as_bytes()).unwrap();
     assert_eq!(serde_json::to_value(event.kind).unwrap(), event.kind.code());
-    let stages = of_kind("order", 1).into_iter().map(|fixture| {
+    let orders = of_kind("order", 1).into_iter();
+    // One for each stage, and one with all that may be left out.
+    let orders = orders.filter(|fixture| fixture.name != "order-v1-challenges");
+    let stages = orders.map(|fixture| {
         let order: Order = decode(&fixture.name, fixture.text.as_bytes()).unwrap();
         assert_eq!(fixture.name, format!("order-v1-{}", order.stage.name()));
         order.stage.name()

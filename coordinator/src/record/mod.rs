@@ -31,7 +31,7 @@ pub use certificate::{
 };
 pub use event::{Event, EventKind};
 pub use member::{Instance, Member};
-pub use order::{Challenge, Order, Stage};
+pub use order::{Challenge, Order, Stage, TxtRecord};
 
 /// A value that can be kept in the store.
 pub trait Record: Serialize + DeserializeOwned {

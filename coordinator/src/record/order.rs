@@ -1,9 +1,10 @@
 //! The order journal.
 
 use chancery_shared::{
+    challenge_type::ChallengeType,
     identifier::Identifier,
     key_type::KeyType,
-    name::{CertName, IssuerName},
+    name::{CertName, DnsProviderName, IssuerName},
     number::{Epoch, Generation},
 };
 use jiff::Timestamp;
@@ -32,6 +33,9 @@ pub struct Order {
     /// The private key, PKCS#8 DER, sealed with kind `order`, the certificate's name and
     /// the generation.
     pub key: Sealed,
+    /// As in [`super::CertificateSpec::challenges`] when it was begun.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub challenges: Vec<ChallengeType>,
     /// Why it is made, as an operator would say it.
     pub reason: String,
     /// When the intent was written.
@@ -131,6 +135,25 @@ pub struct Challenge {
     pub identifier: Identifier,
     /// What the answer has to be (RFC 8555 section 8.1).
     pub key_authorization: String,
+    /// The TXT record that answers it, if it is a DNS-01 challenge; else it is an HTTP-01 challenge.
+    /// Written before the DNS is touched, and deleted after the value is gone from there: exactly
+    /// the values that stand here are ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub txt: Option<TxtRecord>,
+}
+
+/// One value of a TXT record (RFC 8555 section 8.4), and who keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TxtRecord {
+    /// The provider, as this fleet's configuration calls it.
+    pub provider: DnsProviderName,
+    /// The zone: lower case, without a trailing dot.
+    pub zone: String,
+    /// The name of the record, in the same form: `_acme-challenge` and the identifier, or where a
+    /// CNAME there leads.
+    pub name: String,
+    /// The value.
+    pub value: String,
 }
 
 impl Record for Challenge {

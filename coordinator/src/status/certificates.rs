@@ -4,7 +4,9 @@ use chancery_proto::v1::{
     CertificateDetail, CertificateSpec as WireSpec, CertificateSummary, DeploymentDetail,
     OrderDetail,
 };
-use chancery_shared::{name::CertName, wire::to_timestamp, x509::to_pem};
+use chancery_shared::{
+    challenge_type::ChallengeType, name::CertName, wire::to_timestamp, x509::to_pem,
+};
 use jiff::Timestamp;
 
 use super::{Index, Status, agents::deployment_report};
@@ -157,6 +159,10 @@ pub(crate) fn wire_spec(spec: &CertificateSpec) -> WireSpec {
         identifiers: spec.identifiers.iter().map(ToString::to_string).collect(),
         key_type: spec.key_type.to_string(),
         issuers: spec.issuers.iter().map(ToString::to_string).collect(),
+        challenges: ChallengeType::preferred(&spec.challenges)
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         labels: spec.labels.to_map(),
     }
 }

@@ -56,6 +56,7 @@ impl Process for Running {
         let outside = Outside {
             connect: Arc::new(move |_| Ok(Box::new(wire.clone()))),
             generate: Generate::InPlace,
+            dns01: None,
         };
         let starting = {
             let shutdown = shutdown.clone();

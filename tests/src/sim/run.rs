@@ -310,6 +310,7 @@ fn declare(world: &World, rng: &mut Rng) {
                 .collect(),
             key_type: KeyType::EcdsaP256,
             issuers: ["main", "spare"].map(|name| name.parse().expect("a name")).to_vec(),
+            challenges: Vec::new(),
             labels: labels.clone(),
         };
         batch = batch.put(key::certificate(name), record::encode(&spec));

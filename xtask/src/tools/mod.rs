@@ -325,11 +325,12 @@ fn parse_ldd(said: &str) -> Vec<String> {
     missing
 }
 
-/// Where the unpacked libraries stand.
+/// Where the unpacked libraries stand: those fetched one by one, and those of the tool's own
+/// packages.
 fn library_folders(place: &Path) -> Vec<PathBuf> {
     let mut folders = Vec::new();
-    for folder in ["usr/lib", "lib"] {
-        let folder = place.join("libraries").join(folder);
+    for folder in ["libraries/usr/lib", "libraries/lib", "usr/lib"] {
+        let folder = place.join(folder);
         let Ok(entries) = fs::read_dir(&folder) else { continue };
         folders.extend(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()));
         folders.push(folder);

@@ -28,6 +28,7 @@ fn desired(certificates: &[&str]) -> DesiredState {
         identifiers: vec![format!("{name}.example.org")],
         key_type: "ecdsa-p256".to_owned(),
         issuers: vec!["test".to_owned()],
+        challenges: Vec::new(),
         labels: labels(&["role=web"]),
     });
     DesiredState { issuers: vec![issuer], certificates: certificates.collect() }
@@ -47,6 +48,7 @@ fn order(fleet: &Fleet, name: &CertName) -> Order {
         identifiers: vec!["www.example.org".parse().unwrap()],
         key_type: KeyType::EcdsaP256,
         key: fleet.mirror.read().authority.as_ref().unwrap().record.key.clone(),
+        challenges: Vec::new(),
         reason: "testing".to_owned(),
         started_at: fleet.clock.now(),
         deadline: fleet.clock.now(),
@@ -107,6 +109,7 @@ async fn a_deleted_certificate_takes_everything_along_but_its_generation() {
         certificate: www.clone(),
         identifier: "www.example.org".parse().unwrap(),
         key_authorization: "x".to_owned(),
+        txt: None,
     };
     fleet.put(key::challenge("token-1"), &challenge).await;
     for certificate in [&www, &mail] {

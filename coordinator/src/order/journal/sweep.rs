@@ -36,8 +36,11 @@ impl Journal {
             return Vec::new();
         }
         let live: BTreeSet<Uuid> = view.orders.values().map(|order| order.record.id).collect();
-        let strays =
-            view.challenges.iter().filter(|(_, found)| !live.contains(&found.record.order));
+        // One with a TXT record goes after the value in the DNS has gone (`challenge::dns01`).
+        let strays = view
+            .challenges
+            .iter()
+            .filter(|(_, found)| found.record.txt.is_none() && !live.contains(&found.record.order));
         strays.map(|(token, found)| (token.clone(), found.revision)).collect()
     }
 }

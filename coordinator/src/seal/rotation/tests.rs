@@ -81,6 +81,7 @@ impl Scene {
             account: String::new(),
             identifiers: Vec::new(),
             key_type: chancery_shared::key_type::KeyType::default(),
+            challenges: Vec::new(),
             reason: String::new(),
             started_at: now(0),
             deadline: now(0),

@@ -149,6 +149,7 @@ mod tests {
             identifiers: Vec::new(),
             key_type: KeyType::default(),
             key: Sealed { data_key: 1, bytes: Vec::new() },
+            challenges: Vec::new(),
             reason: String::new(),
             started_at: beginning(),
             deadline: beginning(),

@@ -1,0 +1,220 @@
+//! The challenges of an order: which are answered, and when the CA is told.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use chancery_shared::{
+    challenge_type::ChallengeType, failpoint::crash_point, identifier::Identifier,
+};
+use instant_acme::{
+    AuthorizationHandle, AuthorizationState, AuthorizationStatus, ChallengeStatus,
+    ChallengeType as AcmeChallengeType, OrderStatus,
+};
+
+use super::{
+    Error,
+    drive::{Drive, known},
+};
+use crate::{
+    challenge::dns01::{self, Dns01, Place},
+    events::printable,
+    record::Challenge,
+};
+
+impl Drive<'_> {
+    /// Finds the answers of all pending challenges and stores them. Nothing that a CA looks at is
+    /// touched before they are stored.
+    pub(super) async fn present(&mut self) -> Result<(), Error> {
+        let mut answers = BTreeMap::new();
+        let order = &self.entry.order;
+        let (id, certificate) = (order.id, order.certificate.clone());
+        let preferred = ChallengeType::preferred(&order.challenges);
+        let dns01 = self.orders.dns01.as_ref();
+        let mut authorizations = known(&mut self.at_ca)?.authorizations();
+        while let Some(authorization) = authorizations.next().await {
+            let mut authorization = authorization?;
+            if authorization.status != AuthorizationStatus::Pending {
+                continue;
+            }
+            let identifier = identifier(&authorization)?;
+            let (chosen, place) = choose(&authorization, &identifier, preferred, dns01).await?;
+            let Some(challenge) = authorization.challenge(acme(chosen)) else { continue };
+            if !is_token(&challenge.token) {
+                let token = printable(&challenge.token, 100);
+                return Err(Error::BadIssuance(format!("no challenge token: {token:?}")));
+            }
+            let key_authorization = challenge.key_authorization().as_str().to_owned();
+            let answer = Challenge {
+                order: id,
+                certificate: certificate.clone(),
+                identifier,
+                txt: place.map(|place| place.txt(&key_authorization)),
+                key_authorization,
+            };
+            answers.insert(challenge.token.clone(), answer);
+        }
+        let entry = self.entry.clone();
+        self.entry = self.orders.journal.present(self.leadership, entry, answers).await?;
+        crash_point("order::presented");
+        Ok(())
+    }
+
+    /// Tells the CA that it can look, for each challenge that it has not looked at, then
+    /// waits until it has. Whatever answers for us has the answer before that.
+    pub(super) async fn validate(&mut self) -> Result<(), Error> {
+        // Our own listener has to serve the answers, also if a former leader has stored them.
+        self.orders.mirror.wait_for(self.entry.revision).await;
+        let presented = self.presented();
+        if presented.values().any(|challenge| challenge.txt.is_some()) {
+            self.present_in_dns(&presented).await?;
+            crash_point("order::in-dns");
+        }
+        if presented.values().any(|challenge| challenge.txt.is_none()) {
+            // The CA may ask any coordinator.
+            self.orders.peers.caught_up(self.entry.revision).await;
+        }
+        let mut authorizations = known(&mut self.at_ca)?.authorizations();
+        while let Some(authorization) = authorizations.next().await {
+            let mut authorization = authorization?;
+            if authorization.status != AuthorizationStatus::Pending {
+                continue;
+            }
+            // A CA may give all challenges of an authorization the same token.
+            let ours = authorization.challenges.iter().find(|challenge| {
+                presented
+                    .get(&challenge.token)
+                    .is_some_and(|presented| acme(type_of(presented)) == challenge.r#type)
+            });
+            let Some(ours) = ours.map(|challenge| challenge.r#type.clone()) else {
+                // A former leader has died between two steps of presenting.
+                return self.present().await;
+            };
+            if let Some(mut challenge) = authorization.challenge(ours)
+                && challenge.status == ChallengeStatus::Pending
+            {
+                self.leadership.check().map_err(|_| Error::SteppedDown)?;
+                challenge.set_ready().await?;
+            }
+        }
+        crash_point("order::told-ready");
+        self.await_change(OrderStatus::Pending).await
+    }
+
+    /// The challenges that stand in the store for this order, by token.
+    fn presented(&self) -> BTreeMap<String, Arc<Challenge>> {
+        let view = self.orders.mirror.read();
+        let tokens = self.entry.order.stage.tokens().iter();
+        tokens
+            .filter_map(|token| {
+                let challenge = view.challenges.get(token)?;
+                Some((token.clone(), challenge.record.clone()))
+            })
+            .collect()
+    }
+
+    async fn present_in_dns(
+        &self,
+        presented: &BTreeMap<String, Arc<Challenge>>,
+    ) -> Result<(), Error> {
+        let Some(dns01) = &self.orders.dns01 else { return Err(no_dns01(presented).into()) };
+        self.leadership.check().map_err(|_| Error::SteppedDown)?;
+        let challenges: Vec<_> = presented
+            .iter()
+            .map(|(token, challenge)| (token.clone(), (**challenge).clone()))
+            .collect();
+        tokio::select! {
+            biased;
+            () = self.leadership.ended() => Err(Error::SteppedDown),
+            done = dns01.present(&challenges) => Ok(done?),
+        }
+    }
+}
+
+/// The first of the preferred challenges that is offered for `identifier` and can be answered; for
+/// DNS-01 also where.
+async fn choose(
+    authorization: &AuthorizationState,
+    identifier: &Identifier,
+    preferred: &[ChallengeType],
+    dns01: Option<&Arc<Dns01>>,
+) -> Result<(ChallengeType, Option<Place>), Error> {
+    let allowed: Vec<ChallengeType> =
+        preferred.iter().copied().filter(|allowed| allowed.can_validate(identifier)).collect();
+    let mut passed_over = None;
+    for challenge_type in &allowed {
+        let wanted = acme(*challenge_type);
+        if !authorization.challenges.iter().any(|offered| offered.r#type == wanted) {
+            continue;
+        }
+        match challenge_type {
+            ChallengeType::Http01 => return Ok((ChallengeType::Http01, None)),
+            ChallengeType::Dns01 => match place(dns01, identifier).await {
+                Ok(place) => return Ok((ChallengeType::Dns01, Some(place))),
+                // The next challenge is there for that.
+                Err(error @ dns01::Error::NoProvider { .. }) => passed_over = Some(error),
+                Err(error) => return Err(error.into()),
+            },
+        }
+    }
+    if let Some(error) = passed_over {
+        return Err(error.into());
+    }
+    let offered = authorization.challenges.iter().map(|offered| name_of(&offered.r#type));
+    Err(Error::NoChallenge {
+        identifier: identifier.to_string(),
+        offered: offered.collect::<Vec<_>>().join(", "),
+        allowed: allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    })
+}
+
+async fn place(dns01: Option<&Arc<Dns01>>, identifier: &Identifier) -> Result<Place, dns01::Error> {
+    let Some(dns01) = dns01 else {
+        let name = format!("_acme-challenge.{}", identifier.as_str().trim_start_matches("*."));
+        let known = "none is configured".to_owned();
+        return Err(dns01::Error::NoProvider { identifier: identifier.clone(), name, known });
+    };
+    dns01.place(identifier).await
+}
+
+/// Another coordinator, which led before, was configured for DNS-01; this one is not.
+fn no_dns01(presented: &BTreeMap<String, Arc<Challenge>>) -> dns01::Error {
+    let mut named = presented.values().filter_map(|challenge| challenge.txt.as_ref());
+    let txt = named.next().expect("only asked for when there is one");
+    dns01::Error::UnknownProvider(txt.provider.clone())
+}
+
+/// What the authorization is for: a wildcard's names the domain, and has a mark (RFC 8555 section 7.1.4).
+fn identifier(authorization: &AuthorizationHandle<'_>) -> Result<Identifier, Error> {
+    let text = authorization.identifier().to_string();
+    text.parse().map_err(|_| Error::BadIssuance(format!("authorization for {text}")))
+}
+
+fn acme(challenge_type: ChallengeType) -> AcmeChallengeType {
+    match challenge_type {
+        ChallengeType::Http01 => AcmeChallengeType::Http01,
+        ChallengeType::Dns01 => AcmeChallengeType::Dns01,
+    }
+}
+
+fn type_of(challenge: &Challenge) -> ChallengeType {
+    if challenge.txt.is_some() { ChallengeType::Dns01 } else { ChallengeType::Http01 }
+}
+
+/// Whether this is a token (RFC 8555 section 8.1): base64url, at least 128 bits. It becomes a key in the store
+/// and a path for the CA, and comes from outside.
+fn is_token(text: &str) -> bool {
+    (22..=LONGEST_TOKEN).contains(&text.len())
+        && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_')
+}
+
+/// As the RFC calls it.
+fn name_of(challenge_type: &AcmeChallengeType) -> String {
+    match challenge_type {
+        AcmeChallengeType::Http01 => "http-01".to_owned(),
+        AcmeChallengeType::Dns01 => "dns-01".to_owned(),
+        AcmeChallengeType::TlsAlpn01 => "tls-alpn-01".to_owned(),
+        AcmeChallengeType::Unknown(name) => printable(name, 100),
+        other => format!("{other:?}").to_lowercase(),
+    }
+}
+
+const LONGEST_TOKEN: usize = 256;

@@ -12,10 +12,12 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{RData, RecordType};
 
 mod bind;
+mod cloud;
 mod knot;
 mod powerdns;
 
 pub use bind::Bind;
+pub use cloud::{Cloud, Refusal, TOKEN};
 pub use knot::Knot;
 pub use powerdns::{API_KEY, PowerDns};
 

@@ -3,6 +3,7 @@
 //! Run them with `cargo xtask test dns`.
 
 mod bad_input;
+mod clouds;
 mod crash;
 mod delegation;
 mod providers;

@@ -43,7 +43,7 @@ impl Stage {
         let pebble = Pebble::start(&scene.folder("pebble")?, &options).await?;
         let gate = Gate::open(pebble.address(), pebble.https_root()).await?;
         let mut options = coordinator::Options::new(http01);
-        options.log = "info,chancery_coordinator=debug".to_owned();
+        "info,chancery_coordinator=debug".clone_into(&mut options.log);
         options.more = format!(
             "\n[dns01]\nresolvers = [\"{dns}\"]\npropagation_deadline = \"20s\"\n{providers}"
         );

@@ -9,9 +9,16 @@ use chancery_shared::secret::Secret;
 
 use super::Provider;
 
+mod acme_dns;
+mod cloudflare;
+mod desec;
+mod digitalocean;
 mod exec;
+mod google;
+mod ovh;
 mod powerdns;
 mod rfc2136;
+mod route53;
 mod through;
 
 /// What the configuration says of a provider: its kind, and texts by key.
@@ -53,6 +60,13 @@ pub const KINDS: &[&Kind] = &[
     &rfc2136::KIND,
     &powerdns::KIND,
     &exec::KIND,
+    &acme_dns::KIND,
+    &cloudflare::KIND,
+    &route53::KIND,
+    &google::KIND,
+    &digitalocean::KIND,
+    &ovh::KIND,
+    &desec::KIND,
 ];
 
 /// The kind of this name.

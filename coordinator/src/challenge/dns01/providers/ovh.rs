@@ -1,0 +1,47 @@
+//! OVH, with an application's key and secret, and a consumer key with rights on `/domain/zone/`.
+
+use chancery_shared::secret::Secret;
+use dns_update::{DnsUpdater, providers::ovh::OvhEndpoint};
+
+use super::{
+    super::Failure,
+    Built, Kind, Settings, text_of,
+    through::{API_TIMEOUT, Manners, api},
+};
+
+pub(super) const KIND: Kind = Kind {
+    name: "ovh",
+    required: &[
+        ("endpoint", "endpoint = \"ovh-eu\""),
+        ("application_key_file", "application_key_file = \"/etc/chancery/ovh.key\""),
+        ("application_secret_file", "application_secret_file = \"/etc/chancery/ovh.secret\""),
+        ("consumer_key_file", "consumer_key_file = \"/etc/chancery/ovh.consumer\""),
+    ],
+    optional: &["ttl"],
+    build,
+};
+
+fn build(settings: &Settings) -> Result<Built, Vec<String>> {
+    let endpoint = settings.required("endpoint").to_owned();
+    let make = move |secrets: &[Secret]| {
+        let endpoint: OvhEndpoint = endpoint.parse().map_err(|_| {
+            format!("endpoint = {endpoint:?}: write ovh-eu, ovh-us or ovh-ca, or that of a brand")
+        })?;
+        let (key, secret) = (text_of(&secrets[0])?, text_of(&secrets[1])?);
+        DnsUpdater::new_ovh(key, secret, text_of(&secrets[2])?, endpoint, API_TIMEOUT)
+            .map_err(|error| format!("{error:?}"))
+    };
+    let files = ["application_key_file", "application_secret_file", "consumer_key_file"];
+    // Since late in 2025 it puts quotes around whatever TXT record it is given.
+    let manners = Manners { is_quoting: true, explain, ..Manners::default() };
+    api(settings, &files, manners, make)
+}
+
+fn explain(said: &str) -> Option<Failure> {
+    said.contains("not found or not accessible").then(|| {
+        Failure::NoZone(format!(
+            "{said}: see whether the zone is in that account, and the consumer key has rights on \
+             /domain/zone/"
+        ))
+    })
+}

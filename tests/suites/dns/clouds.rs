@@ -1,0 +1,225 @@
+//! The APIs of clouds, played by servers that follow their published documents.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use chancery_shared::key_type::KeyType;
+use chancery_tests::dns::{Bind, Cloud, Refusal, TOKEN};
+use chancery_tests::scene::{self, Scene};
+use serde_json::json;
+
+use crate::stage::{Stage, certificate};
+
+const CLOUDS: [&str; 6] = ["cloudflare", "digitalocean", "desec", "ovh", "google", "route53"];
+
+/// A certificate for an apex and its wildcard, in a zone of its own, proved by one cloud.
+fn declared(cloud: &str) -> String {
+    certificate(cloud, &[&zone(cloud), &format!("*.{}", zone(cloud))], "")
+}
+
+fn zone(cloud: &str) -> String {
+    format!("{cloud}.example")
+}
+
+fn challenge(cloud: &str) -> String {
+    format!("_acme-challenge.{}", zone(cloud))
+}
+
+/// The TOML of a provider for each cloud, with its credentials made from `token`.
+fn providers(folder: &Path, bind: &Bind, token: &str) -> Result<String> {
+    let write = |name: &str, text: &str| -> Result<String> {
+        let path = folder.join(name);
+        fs::write(&path, text)?;
+        Ok(path.display().to_string())
+    };
+    let token_file = write("cloud.token", token)?;
+    let aws = format!(
+        "[default]\naws_access_key_id = {token}\naws_secret_access_key = a-secret-of-aws\n"
+    );
+    let aws = write("aws.credentials", &aws)?;
+    let key = KeyType::Rsa2048.generate()?.serialize_pem();
+    let account = json!({
+        "type": "service_account", "project_id": "the-project", "private_key": key,
+        "client_email": "chancery@the-project.iam.gserviceaccount.com",
+        // Elsewhere nothing is given out.
+        "token_uri": format!(
+            "https://oauth2.googleapis.com/{}", if token == TOKEN { "token" } else { "revoked" }
+        ),
+    });
+    let google = write("google.json", &account.to_string())?;
+    let kinds = [
+        ("cloudflare", "cloudflare", format!("api_token_file = \"{token_file}\"")),
+        ("digitalocean", "digitalocean", format!("token_file = \"{token_file}\"")),
+        ("desec", "desec", format!("token_file = \"{token_file}\"")),
+        (
+            "ovh",
+            "ovh",
+            format!(
+                "endpoint = \"ovh-eu\"\napplication_key_file = \"{token_file}\"\n\
+                 application_secret_file = \"{token_file}\"\nconsumer_key_file = \"{token_file}\""
+            ),
+        ),
+        ("google", "google-cloud-dns", format!("service_account_file = \"{google}\"")),
+        ("route53", "route53", format!("credentials_file = \"{aws}\"")),
+    ];
+    let mut text = String::new();
+    for (name, kind, keys) in kinds {
+        writeln!(
+            text,
+            "\n[dns.{name}]\nkind = \"{kind}\"\nzones = [\"{}\"]\nname_servers = [\"{}\"]\n{keys}",
+            zone(name),
+            bind.address()
+        )?;
+    }
+    Ok(text)
+}
+
+/// A name server with a zone for each cloud and `more`, and the clouds.
+async fn clouds(scene: &Scene, more: &[(&str, &str)]) -> Result<(Bind, Cloud)> {
+    let zones: Vec<String> = CLOUDS.into_iter().map(zone).collect();
+    let mut zones: Vec<(&str, &str)> = zones.iter().map(|zone| (zone.as_str(), "")).collect();
+    zones.extend(more);
+    let bind = Bind::start(&scene.folder("bind")?, &zones).await?;
+    let names: Vec<&str> = zones.iter().map(|(zone, _)| *zone).collect();
+    let cloud = Cloud::start(scene.path(), &bind, &names).await?;
+    Ok((bind, cloud))
+}
+
+async fn stage(scene: &Scene, bind: &Bind, cloud: &Cloud, providers: &str) -> Result<Stage> {
+    let mut stage = Stage::prepare(scene, bind.address(), providers, |options| {
+        options.environment = cloud.environment();
+    })
+    .await?;
+    stage.coordinator.run().await?;
+    Ok(stage)
+}
+
+#[test]
+fn every_cloud_proves_an_apex_and_its_wildcard_and_keeps_what_is_not_ours() {
+    scene::play(async |scene| {
+        let (bind, cloud) = clouds(scene, &[]).await?;
+        for name in CLOUDS {
+            cloud.put(&challenge(name), ["somebody-else".to_owned()]);
+        }
+        // More than a page of DigitalOcean's: ours come on the second.
+        let many = (0..250).map(|number| format!("somebody-else-{number:03}"));
+        cloud.put(&challenge("digitalocean"), many);
+        // Busy at first: it is asked again.
+        for of in ["GET api.cloudflare.com", "GET desec.io", "GET dns.googleapis.com"] {
+            let refusal = Refusal { of, times: 1, status: 429, retry_after: Some(0), body: "{}" };
+            cloud.refuse(refusal);
+        }
+        let throttled = "<Error><Code>Throttling</Code><Message>Rate exceeded</Message></Error>";
+        let of = "POST route53.amazonaws.com";
+        cloud.refuse(Refusal { of, times: 2, status: 400, retry_after: None, body: throttled });
+        let stage = stage(scene, &bind, &cloud, &providers(scene.path(), &bind, TOKEN)?).await?;
+        stage.apply(&CLOUDS.map(declared).concat()).await?;
+        for name in CLOUDS {
+            stage.wait_until_issued(name, 1).await?;
+            stage.wait_until_txt(&challenge(name), &[]).await?;
+            let left = cloud.values(&challenge(name));
+            ensure!(
+                left.iter().all(|value| value.starts_with("somebody-else")),
+                "{name}: {left:?}"
+            );
+            let expected = if name == "digitalocean" { 251 } else { 1 };
+            ensure!(left.len() == expected, "{name}: {} values are left", left.len());
+        }
+        let seen = cloud.seen();
+        let pages = |of: &str| seen.iter().filter(|line| line.contains(of)).count();
+        ensure!(pages("page=2") > 0, "DigitalOcean was asked for one page");
+        ensure!(pages("hostedzonesbyname?dnsname=") > 0, "Route 53 was asked for one page");
+        Ok(())
+    });
+}
+
+#[test]
+fn credentials_that_a_cloud_does_not_take_are_told_with_their_file_and_not_their_text() {
+    scene::play(async |scene| {
+        let (bind, cloud) = clouds(scene, &[]).await?;
+        let token = "a-token-of-nobody";
+        let stage = stage(scene, &bind, &cloud, &providers(scene.path(), &bind, token)?).await?;
+        stage.apply(&CLOUDS.map(declared).concat()).await?;
+        for (name, words) in [
+            ("cloudflare", ["DNS:Edit", "Invalid access token"]),
+            ("digitalocean", ["does not accept the credentials", "cloud.token"]),
+            ("desec", ["does not accept the credentials", "cloud.token"]),
+            ("ovh", ["consumer key", "ovh.example"]),
+            ("google", ["service account", "not accepted"]),
+            ("route53", ["route53:ChangeResourceRecordSets", "InvalidClientTokenId"]),
+        ] {
+            let told = stage.wait_until_failed(name).await?;
+            for word in words {
+                ensure!(told.contains(word), "{word:?} is not in {told}");
+            }
+        }
+        let log = stage.coordinator.log()?;
+        ensure!(!log.contains(token) && !log.contains("a-secret-of-aws"), "a secret is in the log");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_cloud_without_the_zone_or_without_the_right_is_told_as_that() {
+    scene::play(async |scene| {
+        let names: Vec<String> = CLOUDS.into_iter().map(zone).collect();
+        let zones: Vec<(&str, &str)> = names.iter().map(|zone| (zone.as_str(), "")).collect();
+        let bind = Bind::start(&scene.folder("bind")?, &zones).await?;
+        // The DNS knows the zones, and the accounts have another one.
+        let cloud = Cloud::start(scene.path(), &bind, &["another.example", &names[2]]).await?;
+        let forbidden = "{\"detail\":\"You do not have permission to perform this action.\"}";
+        let of = "POST desec.io";
+        cloud.refuse(Refusal { of, times: 9, status: 403, retry_after: None, body: forbidden });
+        let stage = stage(scene, &bind, &cloud, &providers(scene.path(), &bind, TOKEN)?).await?;
+        stage.apply(&CLOUDS.map(declared).concat()).await?;
+        for (name, word) in [
+            ("cloudflare", "see whether the zone is in that account"),
+            ("digitalocean", "does not find the zone digitalocean.example"),
+            ("desec", "have no right to change TXT records of desec.example"),
+            ("ovh", "see whether the zone is in that account"),
+            ("google", "set managed_zone"),
+            ("route53", "set hosted_zone_id"),
+        ] {
+            let told = stage.wait_until_failed(name).await?;
+            ensure!(told.contains(word), "{word:?} is not in {told}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn acme_dns_is_updated_where_the_cname_leads() {
+    scene::play(async |scene| {
+        let more = [
+            ("chancery.example", "_acme-challenge CNAME 8e5700ea.auth.example."),
+            ("auth.example", ""),
+        ];
+        let (bind, cloud) = clouds(scene, &more).await?;
+        let accounts = scene.path().join("acme-dns.json");
+        let account = |key: &str| {
+            json!({ "chancery.example": {
+                "username": "user", "password": key, "subdomain": "8e5700ea",
+                "fulldomain": "8e5700ea.auth.example", "allowfrom": [],
+            }})
+        };
+        fs::write(&accounts, account("wrong").to_string())?;
+        let provider = format!(
+            "\n[dns.proofs]\nkind = \"acme-dns\"\nurl = \"{}\"\naccounts_file = \"{}\"\n\
+             name_servers = [\"{}\"]\n",
+            cloud.plain_url(),
+            accounts.display(),
+            bind.address()
+        );
+        let stage = stage(scene, &bind, &cloud, &provider).await?;
+        stage.declare("www", &["chancery.example", "*.chancery.example"], "").await?;
+        let told = stage.wait_until_failed("www").await?;
+        ensure!(told.contains("does not accept the account") && told.contains("401"), "{told}");
+        fs::write(&accounts, account(TOKEN).to_string())?;
+        stage.wait_until_issued("www", 1).await?;
+        // It removes nothing, and keeps two.
+        ensure!(cloud.values("8e5700ea.auth.example").len() == 2);
+        Ok(())
+    });
+}

@@ -23,12 +23,12 @@ use crate::{
     authority,
     challenge::{
         dns01::{self, Dns01},
-        http01,
+        http01, tls_alpn01,
     },
     config::{Config, StoreConfig},
     http,
     members::{self, Membership, NameTaken},
-    order::{self, Outside},
+    order::{self, AnswersWith, Outside},
     record::{Instance, Member},
     seal::{self, KeyFile},
     status::{About, Presence, Status},
@@ -150,6 +150,7 @@ struct Listeners {
     agents: TcpListener,
     http: TcpListener,
     http01: TcpListener,
+    tls_alpn01: Option<TcpListener>,
     admin: Socket,
 }
 
@@ -159,6 +160,10 @@ impl Listeners {
             agents: listen("agents.listen", config.agents_listen).await?,
             http: listen("http.listen", config.http_listen).await?,
             http01: listen("http01.listen", config.http01_listen).await?,
+            tls_alpn01: match config.tls_alpn01_listen {
+                Some(address) => Some(listen("tls_alpn01.listen", address).await?),
+                None => None,
+            },
             admin: Socket::bind(&SocketOptions {
                 path: config.admin_socket.clone(),
                 group: config.admin_group.clone(),
@@ -197,8 +202,11 @@ impl Running {
             },
             concurrency: config.orders_concurrency,
         };
-        let dns01 = Some(Arc::new(Dns01::new(config.dns01.clone())?));
-        let outside = Outside { dns01, ..Outside::default() };
+        let answers_with = AnswersWith {
+            dns01: Some(Arc::new(Dns01::new(config.dns01.clone())?)),
+            tls_alpn01: config.tls_alpn01_listen.is_some(),
+        };
+        let outside = Outside { answers_with, ..Outside::default() };
         let coordinator =
             Coordinator::start(options, store, &key_file, clock, outside, shutdown.clone()).await?;
         let parts = coordinator.parts.clone();
@@ -310,13 +318,17 @@ async fn serve(
         clock: parts.clock.clone(),
     });
     let mut servers = JoinSet::new();
-    let Listeners { agents, http, http01, admin } = listeners;
+    let Listeners { agents, http, http01, tls_alpn01, admin } = listeners;
 
     let stop = shutdown.clone();
     spawn(&mut servers, "the listener for HTTP-01", {
         let routes = http01::routes(mirror.clone());
         async move { axum::serve(http01, routes).with_graceful_shutdown(stop.cancelled_owned()).await }
     });
+    if let Some(listener) = tls_alpn01 {
+        let serving = tls_alpn01::serve(listener, mirror.clone(), shutdown.clone());
+        spawn(&mut servers, "the listener for TLS-ALPN-01", serving);
+    }
     let stop = shutdown.clone();
     let metrics = parts.metrics;
     spawn(&mut servers, "the listener for metrics and health", async move {

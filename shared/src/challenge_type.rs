@@ -16,22 +16,26 @@ pub enum ChallengeType {
     /// A TXT record at `_acme-challenge` (RFC 8555 section 8.4).
     #[serde(rename = "dns-01")]
     Dns01,
+    /// A certificate in a TLS handshake (RFC 8737).
+    #[serde(rename = "tls-alpn-01")]
+    TlsAlpn01,
 }
 
 /// The text names no type of challenge.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("challenge {0:?} is not known: use http-01 or dns-01")]
+#[error("challenge {0:?} is not known: use http-01, dns-01 or tls-alpn-01")]
 pub struct UnknownChallengeType(String);
 
 impl ChallengeType {
     /// All of them, the default first.
-    pub const ALL: [Self; 2] = [Self::Http01, Self::Dns01];
+    pub const ALL: [Self; 3] = [Self::Http01, Self::Dns01, Self::TlsAlpn01];
 
-    /// The name of RFC 8555 section 9.7.8.
+    /// The name in the registry of RFC 8555 section 9.7.8.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http01 => "http-01",
             Self::Dns01 => "dns-01",
+            Self::TlsAlpn01 => "tls-alpn-01",
         }
     }
 
@@ -44,7 +48,7 @@ impl ChallengeType {
     /// sections 7.1.3 and 8.4), which is not for addresses (RFC 8738 section 7).
     pub fn can_validate(self, identifier: &Identifier) -> bool {
         match self {
-            Self::Http01 => !identifier.is_wildcard(),
+            Self::Http01 | Self::TlsAlpn01 => !identifier.is_wildcard(),
             Self::Dns01 => identifier.ip().is_none(),
         }
     }
@@ -103,6 +107,8 @@ mod tests {
         assert!(said(&[ChallengeType::Dns01], &address).contains("add \"http-01\""));
         assert_eq!(said(&ChallengeType::ALL, &wildcard), "");
         assert_eq!(said(&ChallengeType::ALL, &address), "");
+        assert!(said(&[ChallengeType::TlsAlpn01], &wildcard).contains("add \"dns-01\""));
+        assert_eq!(said(&[ChallengeType::TlsAlpn01], &address), "");
         assert_eq!(said(&[], &name), "");
         assert_eq!(said(&[ChallengeType::Dns01], &name), "");
     }

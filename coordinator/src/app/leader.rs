@@ -27,6 +27,7 @@ pub(super) async fn lead(
     shutdown: CancellationToken,
 ) {
     let sweeper = outside
+        .answers_with
         .dns01
         .clone()
         .map(|dns01| Sweeper::new(parts.store.clone(), parts.mirror.clone(), dns01));

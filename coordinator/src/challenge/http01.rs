@@ -13,8 +13,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use chancery_shared::challenge_type::ChallengeType;
 
-use crate::mirror::Mirror;
+use crate::{mirror::Mirror, record::Challenge};
 
 /// The listener's routes.
 pub fn routes(mirror: Arc<Mirror>) -> Router {
@@ -23,12 +24,13 @@ pub fn routes(mirror: Arc<Mirror>) -> Router {
 
 async fn answer(State(mirror): State<Arc<Mirror>>, Path(token): Path<String>) -> Response {
     let view = mirror.read();
-    let presented = view.challenges.get(&token);
-    let Some(challenge) = presented.filter(|challenge| challenge.record.txt.is_none()) else {
+    let presented = view.challenges.get(&token).map(|challenge| &challenge.record);
+    let is_ours = |challenge: &&Arc<Challenge>| challenge.challenge_type == ChallengeType::Http01;
+    let Some(challenge) = presented.filter(is_ours) else {
         tracing::debug!("asked for a token that no order has presented");
         return StatusCode::NOT_FOUND.into_response();
     };
-    tracing::debug!(identifier = %challenge.record.identifier, "answered a challenge");
+    tracing::debug!(identifier = %challenge.identifier, "answered a challenge");
     let content_type = [(header::CONTENT_TYPE, "application/octet-stream")];
-    (content_type, challenge.record.key_authorization.clone()).into_response()
+    (content_type, challenge.key_authorization.clone()).into_response()
 }

@@ -2,3 +2,4 @@
 
 pub mod dns01;
 pub mod http01;
+pub mod tls_alpn01;

@@ -51,6 +51,8 @@ pub struct Config {
     pub http01_listen: SocketAddr,
     /// How DNS-01 challenges are answered.
     pub dns01: dns01::Options,
+    /// Where TLS-ALPN-01 challenges are answered, if they are.
+    pub tls_alpn01_listen: Option<SocketAddr>,
     /// Orders at once at each issuer.
     pub orders_concurrency: usize,
     /// How long an order may take.
@@ -97,8 +99,8 @@ impl Config {
     }
 }
 
-const ROOT_KEYS: [&str; 12] = [
-    "node", "store", "seal", "lease", "agents", "admin", "http", "http01", "dns01", "dns",
+const ROOT_KEYS: [&str; 13] = [
+    "node", "store", "seal", "lease", "agents", "admin", "http", "http01", "tls_alpn01", "dns01", "dns",
     "orders", "log",
 ];
 
@@ -112,6 +114,9 @@ fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<Config> {
     let (admin_socket, admin_group) = read_admin(reader, root);
     let http_listen = read_listener(reader, root, "http", DEFAULT_HTTP);
     let http01_listen = read_listener(reader, root, "http01", DEFAULT_HTTP01);
+    let tls_alpn01_listen = root
+        .has("tls_alpn01")
+        .then(|| read_listener(reader, root, "tls_alpn01", DEFAULT_TLS_ALPN01));
     let dns01 = dns::read(reader, root);
     let (orders_concurrency, orders_deadline, orders_retry_first) = read_orders(reader, root);
     let log = read_log(reader, root);
@@ -128,6 +133,7 @@ fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<Config> {
         http_listen,
         http01_listen,
         dns01,
+        tls_alpn01_listen,
         orders_concurrency,
         orders_deadline,
         orders_retry_first,
@@ -256,6 +262,7 @@ fn duration<'a>(
 const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(10);
 const DEFAULT_HTTP: &str = "127.0.0.1:9443";
 const DEFAULT_HTTP01: &str = "0.0.0.0:80";
+const DEFAULT_TLS_ALPN01: &str = "0.0.0.0:443";
 const DEFAULT_SOCKET: &str = "/run/chancery/admin.sock";
 const DEFAULT_CONCURRENCY: u32 = 32;
 const DEFAULT_DEADLINE: Duration = Duration::from_mins(10);

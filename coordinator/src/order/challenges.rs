@@ -11,11 +11,14 @@ use instant_acme::{
 };
 
 use super::{
-    Error,
+    AnswersWith, Error,
     drive::{Drive, known},
 };
 use crate::{
-    challenge::dns01::{self, Dns01, Place},
+    challenge::{
+        dns01::{self, Dns01, Place},
+        tls_alpn01,
+    },
     events::printable,
     record::Challenge,
 };
@@ -28,7 +31,7 @@ impl Drive<'_> {
         let order = &self.entry.order;
         let (id, certificate) = (order.id, order.certificate.clone());
         let preferred = ChallengeType::preferred(&order.challenges);
-        let dns01 = self.orders.dns01.as_ref();
+        let answers_with = &self.orders.answers_with;
         let mut authorizations = known(&mut self.at_ca)?.authorizations();
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = authorization?;
@@ -36,17 +39,22 @@ impl Drive<'_> {
                 continue;
             }
             let identifier = identifier(&authorization)?;
-            let (chosen, place) = choose(&authorization, &identifier, preferred, dns01).await?;
+            let (chosen, place) = choose(&authorization, &identifier, preferred, answers_with).await?;
             let Some(challenge) = authorization.challenge(acme(chosen)) else { continue };
             if !is_token(&challenge.token) {
                 let token = printable(&challenge.token, 100);
                 return Err(Error::BadIssuance(format!("no challenge token: {token:?}")));
+            }
+            let taken = || tls_alpn01::taken_by_another(&self.orders.mirror.read(), &identifier, id);
+            if chosen == ChallengeType::TlsAlpn01 && taken() {
+                return Err(Error::NameTaken { identifier });
             }
             let key_authorization = challenge.key_authorization().as_str().to_owned();
             let answer = Challenge {
                 order: id,
                 certificate: certificate.clone(),
                 identifier,
+                challenge_type: chosen,
                 txt: place.map(|place| place.txt(&key_authorization)),
                 key_authorization,
             };
@@ -82,7 +90,7 @@ impl Drive<'_> {
             let ours = authorization.challenges.iter().find(|challenge| {
                 presented
                     .get(&challenge.token)
-                    .is_some_and(|presented| acme(type_of(presented)) == challenge.r#type)
+                    .is_some_and(|presented| acme(presented.challenge_type) == challenge.r#type)
             });
             let Some(ours) = ours.map(|challenge| challenge.r#type.clone()) else {
                 // A former leader has died between two steps of presenting.
@@ -115,7 +123,7 @@ impl Drive<'_> {
         &self,
         presented: &BTreeMap<String, Arc<Challenge>>,
     ) -> Result<(), Error> {
-        let Some(dns01) = &self.orders.dns01 else { return Err(no_dns01(presented).into()) };
+        let Some(dns01) = &self.orders.answers_with.dns01 else { return Err(no_dns01(presented).into()) };
         self.leadership.check().map_err(|_| Error::SteppedDown)?;
         let challenges: Vec<_> = presented
             .iter()
@@ -135,11 +143,11 @@ async fn choose(
     authorization: &AuthorizationState,
     identifier: &Identifier,
     preferred: &[ChallengeType],
-    dns01: Option<&Arc<Dns01>>,
+    answers_with: &AnswersWith,
 ) -> Result<(ChallengeType, Option<Place>), Error> {
     let allowed: Vec<ChallengeType> =
         preferred.iter().copied().filter(|allowed| allowed.can_validate(identifier)).collect();
-    let mut passed_over = None;
+    let mut passed_over: Option<Error> = None;
     for challenge_type in &allowed {
         let wanted = acme(*challenge_type);
         if !authorization.challenges.iter().any(|offered| offered.r#type == wanted) {
@@ -147,16 +155,24 @@ async fn choose(
         }
         match challenge_type {
             ChallengeType::Http01 => return Ok((ChallengeType::Http01, None)),
-            ChallengeType::Dns01 => match place(dns01, identifier).await {
+            ChallengeType::TlsAlpn01 if answers_with.tls_alpn01 => {
+                return Ok((ChallengeType::TlsAlpn01, None));
+            }
+            // The next challenge is there for what cannot be answered.
+            ChallengeType::TlsAlpn01 => {
+                passed_over.get_or_insert(Error::NoTlsAlpn01 { identifier: identifier.clone() });
+            }
+            ChallengeType::Dns01 => match place(answers_with.dns01.as_ref(), identifier).await {
                 Ok(place) => return Ok((ChallengeType::Dns01, Some(place))),
-                // The next challenge is there for that.
-                Err(error @ dns01::Error::NoProvider { .. }) => passed_over = Some(error),
+                Err(error @ dns01::Error::NoProvider { .. }) => {
+                    passed_over.get_or_insert(error.into());
+                }
                 Err(error) => return Err(error.into()),
             },
         }
     }
     if let Some(error) = passed_over {
-        return Err(error.into());
+        return Err(error);
     }
     let offered = authorization.challenges.iter().map(|offered| name_of(&offered.r#type));
     Err(Error::NoChallenge {
@@ -192,11 +208,8 @@ fn acme(challenge_type: ChallengeType) -> AcmeChallengeType {
     match challenge_type {
         ChallengeType::Http01 => AcmeChallengeType::Http01,
         ChallengeType::Dns01 => AcmeChallengeType::Dns01,
+        ChallengeType::TlsAlpn01 => AcmeChallengeType::TlsAlpn01,
     }
-}
-
-fn type_of(challenge: &Challenge) -> ChallengeType {
-    if challenge.txt.is_some() { ChallengeType::Dns01 } else { ChallengeType::Http01 }
 }
 
 /// Whether this is a token (RFC 8555 section 8.1): base64url, at least 128 bits. It becomes a key in the store

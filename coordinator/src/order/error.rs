@@ -76,6 +76,22 @@ pub enum Error {
         /// Those that the certificate allows for it.
         allowed: String,
     },
+    /// TLS-ALPN-01 is wanted, and nobody listens for it.
+    #[error(
+        "{identifier} cannot be validated over TLS-ALPN-01: tls_alpn01.listen is not set on this \
+         coordinator; set it on all"
+    )]
+    NoTlsAlpn01 {
+        /// The identifier.
+        identifier: Identifier,
+    },
+    /// Another order is proving the same name over TLS-ALPN-01, where one handshake can prove it
+    /// for one order only.
+    #[error("another order is proving {identifier} over TLS-ALPN-01; this one waits for it")]
+    NameTaken {
+        /// The identifier.
+        identifier: Identifier,
+    },
     /// A DNS-01 challenge could not be answered.
     #[error(transparent)]
     Dns(#[from] dns01::Error),
@@ -135,11 +151,13 @@ impl Error {
             Self::IssuerPaused { wait, .. } | Self::BudgetSpent { wait, .. } => {
                 Class::Repeat(*wait)
             }
+            Self::NameTaken { .. } => Class::Repeat(NAME_TAKEN),
             Self::Dns(error) if error.may_pass() => Class::Repeat(Duration::ZERO),
             Self::Paused { .. }
             | Self::Rejected { .. }
             | Self::OrderUnknown(_)
             | Self::NoChallenge { .. }
+            | Self::NoTlsAlpn01 { .. }
             | Self::Dns(_)
             | Self::BadIssuance(_)
             | Self::BadIssuer(_)
@@ -173,7 +191,8 @@ impl Error {
             Self::Rejected { .. } => "ca-rejected",
             Self::AccountUnknown => "account-unknown",
             Self::OrderUnknown(_) => "order-unknown",
-            Self::NoChallenge { .. } => "no-challenge",
+            Self::NoChallenge { .. } | Self::NoTlsAlpn01 { .. } => "no-challenge",
+            Self::NameTaken { .. } => "name-taken",
             Self::Dns(error) => error.code(),
             Self::BadIssuance(_) => "bad-issuance",
             Self::BadIssuer(_) => "bad-issuer",
@@ -269,6 +288,8 @@ pub(super) fn with_sources(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// The other order is a matter of seconds.
+const NAME_TAKEN: Duration = Duration::from_secs(1);
 /// A live order waits this long at most for a busy CA; for longer it is given up, so that its
 /// place goes to another.
 const LONGEST_HELD: Duration = Duration::from_mins(2);

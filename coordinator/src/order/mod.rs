@@ -123,7 +123,7 @@ pub struct Orders {
     accounts: Accounts,
     pauses: Pauses,
     budgets: Budgets,
-    dns01: Option<Arc<Dns01>>,
+    answers_with: AnswersWith,
     events: Events,
     metrics: Arc<Metrics>,
     clock: SharedClock,
@@ -157,13 +157,23 @@ pub struct Outside {
     pub connect: Connect,
     /// Makes the keys of certificates.
     pub generate: Generate,
+    /// What challenges can be answered with.
+    pub answers_with: AnswersWith,
+}
+
+/// What challenges can be answered with, beside HTTP-01.
+#[derive(Clone, Default)]
+pub struct AnswersWith {
     /// Answers DNS-01 challenges; without it none are.
     pub dns01: Option<Arc<Dns01>>,
+    /// Whether this coordinator has a listener for TLS-ALPN-01, and so the others, which are
+    /// configured alike.
+    pub tls_alpn01: bool,
 }
 
 impl Default for Outside {
     fn default() -> Self {
-        Self { connect: Arc::new(ca::connect), generate: Generate::default(), dns01: None }
+        Self { connect: Arc::new(ca::connect), generate: Generate::default(), answers_with: AnswersWith::default() }
     }
 }
 
@@ -182,7 +192,7 @@ impl Orders {
             accounts: Accounts::new(store.clone(), sealer, outside.connect),
             budgets: Budgets::new(store),
             pauses: Pauses::default(),
-            dns01: outside.dns01,
+            answers_with: outside.answers_with,
             mirror,
             peers,
             events,

@@ -175,6 +175,7 @@ async fn an_answer_that_another_order_has_presented_since_stays() {
         certificate: mail.clone(),
         identifier: "a.mail.test".parse().unwrap(),
         key_authorization: "answer".to_owned(),
+        challenge_type: chancery_shared::challenge_type::ChallengeType::Http01,
         txt: None,
     };
     let answers = [(token.to_owned(), answer(entry.order.id))].into();

@@ -133,9 +133,12 @@ pub struct Challenge {
     pub certificate: CertName,
     /// What is being validated.
     pub identifier: Identifier,
+    /// How. Only that listener answers it.
+    #[serde(default)]
+    pub challenge_type: ChallengeType,
     /// What the answer has to be (RFC 8555 section 8.1).
     pub key_authorization: String,
-    /// The TXT record that answers it, if it is a DNS-01 challenge; else it is an HTTP-01 challenge.
+    /// The TXT record that answers it, if it is a DNS-01 challenge.
     /// Written before the DNS is touched, and deleted after the value is gone from there: exactly
     /// the values that stand here are ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -13,7 +13,7 @@ use chancery_coordinator::{
     app::coordinator::{Coordinator, Options, Parts},
     authority,
     challenge::http01,
-    order::{self, Generate, Outside},
+    order::{self, AnswersWith, Generate, Outside},
     record::Instance,
     status::{About, Presence, Status},
 };
@@ -56,7 +56,7 @@ impl Process for Running {
         let outside = Outside {
             connect: Arc::new(move |_| Ok(Box::new(wire.clone()))),
             generate: Generate::InPlace,
-            dns01: None,
+            answers_with: AnswersWith::default(),
         };
         let starting = {
             let shutdown = shutdown.clone();

@@ -109,6 +109,7 @@ async fn a_deleted_certificate_takes_everything_along_but_its_generation() {
         certificate: www.clone(),
         identifier: "www.example.org".parse().unwrap(),
         key_authorization: "x".to_owned(),
+        challenge_type: chancery_shared::challenge_type::ChallengeType::Http01,
         txt: None,
     };
     fleet.put(key::challenge("token-1"), &challenge).await;

@@ -121,6 +121,7 @@ async fn challenges_of_orders_that_are_no_more_are_swept() {
         order: uuid::Uuid::now_v7(),
         certificate: web.clone(),
         identifier: "a.web.test".parse().unwrap(),
+        challenge_type: chancery_shared::challenge_type::ChallengeType::Http01,
         key_authorization: "answer".to_owned(),
         txt: None,
     };

@@ -18,6 +18,8 @@ use crate::{ports, tools, wait};
 pub struct Options {
     /// Where it looks for HTTP-01 answers, on this machine.
     pub http01: SocketAddr,
+    /// Where it looks for TLS-ALPN-01 answers, on this machine; nobody is there by default.
+    pub tls_alpn01: Option<SocketAddr>,
     /// Takes every challenge as met. For benchmarks.
     pub always_valid: bool,
     /// How many of a hundred good nonces it refuses.
@@ -38,6 +40,7 @@ impl Options {
     pub fn new(http01: SocketAddr) -> Self {
         Self {
             http01,
+            tls_alpn01: None,
             always_valid: false,
             refused_nonces: 0,
             validity_secs: 90 * 24 * 3600,
@@ -74,7 +77,7 @@ impl Pebble {
             "certificate": certificate,
             "privateKey": key,
             "httpPort": options.http01.port(),
-            "tlsPort": ports::free()?.port(),
+            "tlsPort": options.tls_alpn01.map_or_else(ports::free, Ok)?.port(),
             "ocspResponderURL": "",
             "externalAccountBindingRequired": false,
             "retryAfter": {

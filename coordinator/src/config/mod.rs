@@ -100,8 +100,19 @@ impl Config {
 }
 
 const ROOT_KEYS: [&str; 13] = [
-    "node", "store", "seal", "lease", "agents", "admin", "http", "http01", "tls_alpn01", "dns01", "dns",
-    "orders", "log",
+    "node",
+    "store",
+    "seal",
+    "lease",
+    "agents",
+    "admin",
+    "http",
+    "http01",
+    "tls_alpn01",
+    "dns01",
+    "dns",
+    "orders",
+    "log",
 ];
 
 /// `None` only if something required is missing, which is then noted.

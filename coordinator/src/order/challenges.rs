@@ -39,13 +39,15 @@ impl Drive<'_> {
                 continue;
             }
             let identifier = identifier(&authorization)?;
-            let (chosen, place) = choose(&authorization, &identifier, preferred, answers_with).await?;
+            let (chosen, place) =
+                choose(&authorization, &identifier, preferred, answers_with).await?;
             let Some(challenge) = authorization.challenge(acme(chosen)) else { continue };
             if !is_token(&challenge.token) {
                 let token = printable(&challenge.token, 100);
                 return Err(Error::BadIssuance(format!("no challenge token: {token:?}")));
             }
-            let taken = || tls_alpn01::taken_by_another(&self.orders.mirror.read(), &identifier, id);
+            let taken =
+                || tls_alpn01::taken_by_another(&self.orders.mirror.read(), &identifier, id);
             if chosen == ChallengeType::TlsAlpn01 && taken() {
                 return Err(Error::NameTaken { identifier });
             }
@@ -123,7 +125,9 @@ impl Drive<'_> {
         &self,
         presented: &BTreeMap<String, Arc<Challenge>>,
     ) -> Result<(), Error> {
-        let Some(dns01) = &self.orders.answers_with.dns01 else { return Err(no_dns01(presented).into()) };
+        let Some(dns01) = &self.orders.answers_with.dns01 else {
+            return Err(no_dns01(presented).into());
+        };
         self.leadership.check().map_err(|_| Error::SteppedDown)?;
         let challenges: Vec<_> = presented
             .iter()

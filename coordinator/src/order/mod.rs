@@ -173,7 +173,11 @@ pub struct AnswersWith {
 
 impl Default for Outside {
     fn default() -> Self {
-        Self { connect: Arc::new(ca::connect), generate: Generate::default(), answers_with: AnswersWith::default() }
+        Self {
+            connect: Arc::new(ca::connect),
+            generate: Generate::default(),
+            answers_with: AnswersWith::default(),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use chancery_shared::clock::{Clock as _, SystemClock};
 use chancery_tests::authority::Authority;
 use chancery_tests::gate::{Answer, Endpoint, Moment, Seen};
 use chancery_tests::scene;
+use chancery_tests::tls_client::{self, Trust};
 use chancery_tests::wait;
 use chancery_tests::world::{PATIENCE, server_name};
 use http::StatusCode;
@@ -345,6 +346,37 @@ fn an_answer_that_is_lost_is_counted_as_a_possible_orphan() {
         let orphans = center.metric("chancery_orders_possibly_orphaned_total").await?;
         ensure!((orphans - 1.0).abs() < 0.1, "{orphans} possible orphans are counted");
         center.check_bundle("www").await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn tls_alpn_01_proves_names_and_addresses_also_for_two_orders_at_once() {
+    scene::play(async |scene| {
+        let mut options = Options::new()?;
+        let listen = chancery_tests::ports::free()?;
+        options.pebble.tls_alpn01 = Some(listen);
+        // Nobody answers HTTP-01 where Pebble would look.
+        options.pebble.http01 = chancery_tests::ports::free()?;
+        options.coordinator.more = format!("[tls_alpn01]\nlisten = \"{listen}\"\n");
+        let mut center = Center::prepare(scene, options).await?;
+        center.coordinator.run().await?;
+        let mut toml = center.declaration(&[])?;
+        for (name, identifier) in
+            [("a", "shared.chancery.example"), ("b", "shared.chancery.example"), ("c", "127.0.0.1")]
+        {
+            let more = format!("challenges = [\"tls-alpn-01\"]\nidentifiers = [{identifier:?}]");
+            toml.push_str(&certificate(name, "pebble", &more));
+        }
+        center.apply(&toml).await?;
+        for name in ["a", "b", "c"] {
+            center.wait_until_issued(name, 1).await?;
+            let events = center.events(name).await?;
+            ensure!(count(&events, "order.failed") == 0, "{events:?}");
+        }
+        ensure!(center.new_orders() == 3, "{:?}", center.gate.orders());
+        let shown = tls_client::served(listen, "shared.chancery.example", &Trust::Anybody).await;
+        ensure!(shown.is_err(), "who does not ask for acme-tls/1 is shown {shown:?}");
         Ok(())
     });
 }

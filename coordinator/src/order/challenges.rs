@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     challenge::{
-        dns01::{self, Dns01, Place},
+        dns01::{self, Owner, Place},
         tls_alpn01,
     },
     events::printable,
@@ -31,7 +31,7 @@ impl Drive<'_> {
         let order = &self.entry.order;
         let (id, certificate) = (order.id, order.certificate.clone());
         let preferred = ChallengeType::preferred(&order.challenges);
-        let answers_with = &self.orders.answers_with;
+        let with = With { answers: &self.orders.answers_with, account: self.account.id() };
         let mut authorizations = known(&mut self.at_ca)?.authorizations();
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = authorization?;
@@ -39,8 +39,7 @@ impl Drive<'_> {
                 continue;
             }
             let identifier = identifier(&authorization)?;
-            let (chosen, place) =
-                choose(&authorization, &identifier, preferred, answers_with).await?;
+            let (chosen, place) = choose(&authorization, &identifier, preferred, &with).await?;
             let Some(challenge) = authorization.challenge(acme(chosen)) else { continue };
             if !is_token(&challenge.token) {
                 let token = printable(&challenge.token, 100);
@@ -147,7 +146,7 @@ async fn choose(
     authorization: &AuthorizationState,
     identifier: &Identifier,
     preferred: &[ChallengeType],
-    answers_with: &AnswersWith,
+    with: &With<'_>,
 ) -> Result<(ChallengeType, Option<Place>), Error> {
     let allowed: Vec<ChallengeType> =
         preferred.iter().copied().filter(|allowed| allowed.can_validate(identifier)).collect();
@@ -159,20 +158,22 @@ async fn choose(
         }
         match challenge_type {
             ChallengeType::Http01 => return Ok((ChallengeType::Http01, None)),
-            ChallengeType::TlsAlpn01 if answers_with.tls_alpn01 => {
+            ChallengeType::TlsAlpn01 if with.answers.tls_alpn01 => {
                 return Ok((ChallengeType::TlsAlpn01, None));
             }
             // The next challenge is there for what cannot be answered.
             ChallengeType::TlsAlpn01 => {
                 passed_over.get_or_insert(Error::NoTlsAlpn01 { identifier: identifier.clone() });
             }
-            ChallengeType::Dns01 => match place(answers_with.dns01.as_ref(), identifier).await {
-                Ok(place) => return Ok((ChallengeType::Dns01, Some(place))),
-                Err(error @ dns01::Error::NoProvider { .. }) => {
-                    passed_over.get_or_insert(error.into());
+            ChallengeType::Dns01 | ChallengeType::DnsAccount01 => {
+                match with.place(*challenge_type, identifier).await {
+                    Ok(place) => return Ok((*challenge_type, Some(place))),
+                    Err(error @ dns01::Error::NoProvider { .. }) => {
+                        passed_over.get_or_insert(error.into());
+                    }
+                    Err(error) => return Err(error.into()),
                 }
-                Err(error) => return Err(error.into()),
-            },
+            }
         }
     }
     if let Some(error) = passed_over {
@@ -186,13 +187,30 @@ async fn choose(
     })
 }
 
-async fn place(dns01: Option<&Arc<Dns01>>, identifier: &Identifier) -> Result<Place, dns01::Error> {
-    let Some(dns01) = dns01 else {
-        let name = format!("_acme-challenge.{}", identifier.as_str().trim_start_matches("*."));
-        let known = "none is configured".to_owned();
-        return Err(dns01::Error::NoProvider { identifier: identifier.clone(), name, known });
-    };
-    dns01.place(identifier).await
+/// What challenges are answered with, and for whom.
+struct With<'a> {
+    answers: &'a AnswersWith,
+    /// The account's URL.
+    account: &'a str,
+}
+
+impl With<'_> {
+    async fn place(
+        &self,
+        challenge_type: ChallengeType,
+        identifier: &Identifier,
+    ) -> Result<Place, dns01::Error> {
+        let owner = match challenge_type {
+            ChallengeType::DnsAccount01 => Owner::Account(self.account),
+            _ => Owner::Everybody,
+        };
+        let Some(dns01) = &self.answers.dns01 else {
+            let (identifier, name) = (identifier.clone(), owner.name(identifier));
+            let known = "none is configured".to_owned();
+            return Err(dns01::Error::NoProvider { identifier, name, known });
+        };
+        dns01.place(owner, identifier).await
+    }
 }
 
 /// Another coordinator, which led before, was configured for DNS-01; this one is not.
@@ -212,6 +230,7 @@ fn acme(challenge_type: ChallengeType) -> AcmeChallengeType {
     match challenge_type {
         ChallengeType::Http01 => AcmeChallengeType::Http01,
         ChallengeType::Dns01 => AcmeChallengeType::Dns01,
+        ChallengeType::DnsAccount01 => AcmeChallengeType::Unknown(challenge_type.to_string()),
         ChallengeType::TlsAlpn01 => AcmeChallengeType::TlsAlpn01,
     }
 }

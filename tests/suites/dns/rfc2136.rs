@@ -64,6 +64,19 @@ fn knot_takes_updates_as_well() {
 }
 
 #[test]
+fn a_name_of_the_accounts_own_proves_as_well() {
+    scene::play(async |scene| {
+        let (_bind, stage) = with_bind(scene).await?;
+        let own = certificate("www", &[ZONE, "*.chancery.example"], "")
+            .replace("[\"dns-01\"]", "[\"dns-account-01\"]");
+        stage.apply(&own).await?;
+        let shown = stage.wait_until_issued("www", 1).await?;
+        ensure!(shown["challenges"] == serde_json::json!(["dns-account-01"]), "{shown}");
+        stage.wait_until_txt("_acme-challenge.chancery.example", &[]).await
+    });
+}
+
+#[test]
 fn a_name_may_prefer_http_where_dns_has_no_provider() {
     scene::play(async |scene| {
         let zones = [(ZONE, ""), ("other.example", "")];

@@ -6,6 +6,9 @@
 //! a zone that must not change delegates its proofs to one that may. The name that is found in the end decides
 //! which of the configured providers keeps the record: the one with the longest matching zone.
 //!
+//! dns-account-01 is the same with one more label, made from the account's URL ([`Owner`]): two clients
+//! of one CA, each with its account, then have names of their own, which can be delegated to different zones.
+//!
 //! # Whose values these are
 //!
 //! Several values may stand at one name: an apex and its wildcard share it, so do orders that run side by side,
@@ -28,6 +31,7 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 use aws_lc_rs::digest;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use chancery_shared::{identifier::Identifier, name::DnsProviderName};
+use data_encoding::BASE32_NOPAD;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 mod error;
@@ -93,6 +97,31 @@ pub struct ProviderOptions {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct Problems(pub Vec<String>);
+
+/// Whose name below an identifier the proof stands at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner<'a> {
+    /// Everybody's, with dns-01.
+    Everybody,
+    /// That of the account with this URL, with dns-account-01.
+    Account(&'a str),
+}
+
+impl Owner<'_> {
+    /// The name for `identifier` (RFC 8555 section 8.4; draft-ietf-acme-dns-account-label section 3.1: ten
+    /// bytes of the SHA-256 of the account's URL, in base32).
+    pub fn name(self, identifier: &Identifier) -> String {
+        let base = identifier.as_str().strip_prefix("*.").unwrap_or(identifier.as_str());
+        match self {
+            Self::Everybody => format!("_acme-challenge.{base}"),
+            Self::Account(url) => {
+                let hash = digest::digest(&digest::SHA256, url.as_bytes());
+                let label = BASE32_NOPAD.encode(&hash.as_ref()[..10]).to_ascii_lowercase();
+                format!("_{label}._acme-challenge.{base}")
+            }
+        }
+    }
+}
 
 /// Where the proof for an identifier has to stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,9 +214,8 @@ impl Dns01 {
 
     /// Where the value that proves `identifier` has to stand, and who keeps it there. Asks the DNS, and
     /// changes nothing.
-    pub async fn place(&self, identifier: &Identifier) -> Result<Place, Error> {
-        let base = identifier.as_str().strip_prefix("*.").unwrap_or(identifier.as_str());
-        let name = self.lookup.target(&format!("_acme-challenge.{base}")).await?;
+    pub async fn place(&self, owner: Owner<'_>, identifier: &Identifier) -> Result<Place, Error> {
+        let name = self.lookup.target(&owner.name(identifier)).await?;
         let Some((provider, declared)) = self.responsible(&name) else {
             let (identifier, known) = (identifier.clone(), self.known());
             return Err(Error::NoProvider { identifier, name, known });

@@ -30,6 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "chancery.v1.Bundle",
             "chancery.v1.JoinRequest",
             "chancery.v1.CreateTokenResponse",
+            "chancery.v1.ExternalAccount",
         ])
         .compile_fds(descriptors)?;
     Ok(())

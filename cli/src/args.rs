@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use chancery_shared::name::{AgentName, CertName, NodeName};
+use chancery_shared::{
+    name::{AgentName, CertName, IssuerName, NodeName},
+    revocation::RevocationReason,
+};
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -75,9 +78,13 @@ pub(crate) enum Command {
     #[command(after_long_help = APPLY_EXAMPLES)]
     Apply(ApplyArgs),
 
-    /// Certificates: list, show, renew
+    /// Certificates: list, show, renew, revoke
     #[command(subcommand)]
     Cert(CertCommand),
+
+    /// Issuers: list, show, check; their accounts: show, roll, deactivate, create
+    #[command(subcommand)]
+    Issuer(IssuerCommand),
 
     /// Agents: list, show, remove, let a new one join
     #[command(subcommand)]
@@ -172,6 +179,89 @@ pub(crate) enum CertCommand {
         /// Wait until all agents serve the new certificate, and show the progress
         #[arg(long)]
         wait: bool,
+    },
+
+    /// Have the CA revoke a certificate; the newest one is replaced at once
+    ///
+    /// Returns when the CA has answered, or after a few seconds: the leader goes on until it has. Exits
+    /// with 1 when the CA refuses, and with 6 when it has not answered yet.
+    #[command(after_long_help = REVOKE_EXAMPLES)]
+    Revoke {
+        /// Name of the certificate
+        name: CertName,
+        /// Which generation; without it, the newest
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        generation: Option<u64>,
+        /// Why: unspecified, keyCompromise, affiliationChanged, superseded, cessationOfOperation or
+        /// privilegeWithdrawn
+        #[arg(long, value_name = "REASON", default_value_t)]
+        reason: RevocationReason,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+}
+
+/// `chancery issuer`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum IssuerCommand {
+    /// List the issuers
+    List,
+
+    /// Show one issuer: its declaration, its account, how many certificates are its own
+    Show {
+        /// Name of the issuer
+        name: IssuerName,
+    },
+
+    /// Ask the CA what it says of itself, and compare that with the declaration
+    ///
+    /// The coordinator asks, over its own network. Nothing is changed and no account is made. Exits
+    /// with 1 when something stands in the way of an order.
+    Check {
+        /// Name of the issuer
+        name: IssuerName,
+    },
+
+    /// The account at an issuer
+    #[command(subcommand)]
+    Account(AccountCommand),
+}
+
+/// `chancery issuer account`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Show the account
+    Show {
+        /// Name of the issuer
+        issuer: IssuerName,
+    },
+
+    /// Give the account another key; orders go on
+    ///
+    /// Waits a few seconds for the CA, and for orders at this issuer to end; the leader goes on until it
+    /// is done. Exits with 1 when the CA refuses, and with 6 when it is not done yet.
+    Roll {
+        /// Name of the issuer
+        issuer: IssuerName,
+    },
+
+    /// Have the CA deactivate the account, for good
+    ///
+    /// Nothing is ordered at this issuer any more until another account is made. What it has issued
+    /// stays valid. Exits as `roll` does.
+    Deactivate {
+        /// Name of the issuer
+        issuer: IssuerName,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+
+    /// Have another account made in place of one that was deactivated, for the next order
+    Create {
+        /// Name of the issuer
+        issuer: IssuerName,
     },
 }
 
@@ -299,6 +389,11 @@ const RENEW_EXAMPLES: &str = "\
 Examples:
   chancery cert renew www
   chancery cert renew www --wait --timeout 5m";
+
+const REVOKE_EXAMPLES: &str = "\
+Examples:
+  chancery cert revoke www --reason keyCompromise
+  chancery cert revoke www --generation 6 --reason superseded --yes";
 
 const TRANSFER_EXAMPLES: &str = "\
 Examples:

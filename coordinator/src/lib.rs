@@ -7,6 +7,7 @@ pub mod authority;
 pub mod challenge;
 pub mod config;
 pub mod election;
+pub mod errands;
 pub mod events;
 pub mod http;
 pub mod members;

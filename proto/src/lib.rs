@@ -15,7 +15,7 @@ pub mod v1 {
 
     use std::fmt;
 
-    // The three messages that carry secrets print without them.
+    // The messages that carry secrets print without them.
 
     impl fmt::Debug for Bundle {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -29,6 +29,12 @@ pub mod v1 {
     impl fmt::Debug for JoinRequest {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.debug_struct("JoinRequest").field("info", &self.info).finish_non_exhaustive()
+        }
+    }
+
+    impl fmt::Debug for ExternalAccount {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("ExternalAccount").field("key_id", &self.key_id).finish_non_exhaustive()
         }
     }
 

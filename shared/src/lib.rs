@@ -14,6 +14,7 @@
 //! | [`join_token`] | the credential that an operator hands to a new agent |
 //! | [`durable`] | files written so that they survive kill -9 and power loss |
 //! | [`dice`] | dice for jitter, which a simulation can load |
+//! | [`revocation`] | why a certificate is revoked |
 //! | [`retry`] | jittered back-off, in one place |
 //! | [`telemetry`] | logs |
 //! | [`failpoint`] | named places where a test may kill the process |
@@ -29,6 +30,7 @@ pub mod key_type;
 pub mod name;
 pub mod number;
 pub mod retry;
+pub mod revocation;
 pub mod secret;
 pub mod telemetry;
 pub mod tls;

@@ -179,6 +179,12 @@ pub fn check_key_matches(leaf: &CertificateDer<'_>, key: &PrivateKeyDer<'_>) -> 
     }
 }
 
+/// The SHA-256 of the public key in a certificate (its `SubjectPublicKeyInfo`): what TLSA records of
+/// selector 1 (RFC 6698) and pins hold. Stays the same as long as the key does.
+pub fn public_key_of(der: &[u8]) -> Result<Fingerprint, Error> {
+    Ok(Fingerprint::of(parse(der)?.public_key().raw))
+}
+
 /// The SHA-256 of a certificate's public key (its `SubjectPublicKeyInfo`).
 pub fn public_key_hash(spki_der: &[u8]) -> [u8; 32] {
     *Fingerprint::of(spki_der).as_bytes()
@@ -260,6 +266,7 @@ mod tests {
         for key_type in [KeyType::EcdsaP256, KeyType::EcdsaP384, KeyType::Rsa2048] {
             let (leaf, key) = issue(key_type);
             let (other, _) = issue(key_type);
+            assert_ne!(public_key_of(&leaf).unwrap(), public_key_of(&other).unwrap());
             check_key_matches(&leaf, &key).unwrap();
             assert!(matches!(check_key_matches(&other, &key), Err(Error::KeyMismatch { .. })));
         }

@@ -1,11 +1,14 @@
 //! Pebble, the ACME server for tests, with a DNS server for which every name is this machine.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use chancery_shared::x509::Facts;
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde_json::json;
 
 use crate::authority::Authority;
@@ -31,6 +34,11 @@ pub struct Options {
     pub retry_after_secs: u32,
     /// The DNS server that it asks; without, one for which every name is this machine.
     pub dns: Option<SocketAddr>,
+    /// Key ids and HMAC keys, in base64url, of the external accounts that it knows. With any it
+    /// makes no account without one.
+    pub external_accounts: Vec<(String, String)>,
+    /// Further profiles beside `default`, and how long certificates live under each, in seconds.
+    pub profiles: Vec<(String, u64)>,
     /// Further environment variables, such as `PEBBLE_CHAIN_LENGTH`.
     pub environment: Vec<(String, String)>,
 }
@@ -46,6 +54,8 @@ impl Options {
             validity_secs: 90 * 24 * 3600,
             retry_after_secs: 1,
             dns: None,
+            external_accounts: Vec::new(),
+            profiles: Vec::new(),
             environment: Vec::new(),
         }
     }
@@ -79,16 +89,15 @@ impl Pebble {
             "httpPort": options.http01.port(),
             "tlsPort": options.tls_alpn01.map_or_else(ports::free, Ok)?.port(),
             "ocspResponderURL": "",
-            "externalAccountBindingRequired": false,
+            "externalAccountBindingRequired": !options.external_accounts.is_empty(),
+            "externalAccountMACKeys":
+                options.external_accounts.iter().cloned().collect::<BTreeMap<_, _>>(),
             "retryAfter": {
                 "authz": options.retry_after_secs,
                 "order": options.retry_after_secs,
             },
             "keyAlgorithm": "ecdsa",
-            "profiles": { "default": {
-                "description": "for tests",
-                "validityPeriod": options.validity_secs,
-            }},
+            "profiles": profiles(options),
         }});
         let config_path = folder.join("pebble.json");
         fs::write(&config_path, serde_json::to_vec_pretty(&config)?)?;
@@ -131,6 +140,23 @@ impl Pebble {
     /// The roots of the certificates that it issues, in PEM.
     pub async fn issuing_root(&self) -> Result<String> {
         self.manage("/roots/0").await
+    }
+
+    /// The common names of its roots, the default one first.
+    pub async fn root_names(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        while let Ok(pem) = self.manage(&format!("/roots/{}", names.len())).await {
+            let root = CertificateDer::from_pem_slice(pem.as_bytes())?;
+            names.push(Facts::of(&root)?.issuer);
+        }
+        ensure!(!names.is_empty(), "Pebble has no root");
+        Ok(names)
+    }
+
+    /// What it knows of a certificate with this serial number, hexadecimal: `Status`, `Reason` and
+    /// `RevokedAt`.
+    pub async fn certificate_status(&self, serial: &str) -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&self.manage(&format!("/cert-status-by-serial/{serial}")).await?)?)
     }
 
     /// Sets what ARI says (RFC 9773) for the certificate in this PEM: the JSON of a
@@ -193,6 +219,13 @@ impl Pebble {
     fn client(&self) -> Result<std::sync::Arc<rustls::ClientConfig>> {
         tls_client::client_config(&Trust::Roots(self.root.root_pem()))
     }
+}
+
+fn profiles(options: &Options) -> BTreeMap<String, serde_json::Value> {
+    let default = ("default".to_owned(), options.validity_secs);
+    let all = options.profiles.iter().cloned().chain([default]);
+    all.map(|(name, secs)| (name, json!({ "description": "for tests", "validityPeriod": secs })))
+        .collect()
 }
 
 /// A DNS server that answers every question for an address with 127.0.0.1.

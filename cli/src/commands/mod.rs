@@ -4,6 +4,7 @@ mod agent;
 mod apply;
 mod cert;
 mod event;
+mod issuer;
 mod lease;
 mod renew;
 mod seal;
@@ -40,6 +41,11 @@ impl Context<'_> {
         self.args.global.timeout.unwrap_or(ANSWER_LIMIT)
     }
 
+    /// How long it may take until somebody else has answered the coordinator.
+    fn check_limit(&self) -> Duration {
+        self.args.global.timeout.unwrap_or(CHECK_LIMIT)
+    }
+
     /// How long a wait may take.
     fn wait_limit(&self) -> Duration {
         self.args.global.timeout.unwrap_or(WAIT_LIMIT)
@@ -73,6 +79,7 @@ pub(crate) async fn run(args: &Args, output: &Output) -> Result<Exit, Failure> {
         Command::Lease(command) => lease::lease(&context, command).await?,
         Command::Apply(options) => apply::apply(&context, options).await?,
         Command::Cert(command) => cert::cert(&context, command).await?,
+        Command::Issuer(command) => issuer::issuer(&context, command).await?,
         Command::Agent(command) => agent::agent(&context, command).await?,
         Command::Event(command) => event::event(&context, command).await?,
         Command::Seal(command) => seal::seal(&context, command).await?,
@@ -86,4 +93,6 @@ pub(crate) async fn run(args: &Args, output: &Output) -> Result<Exit, Failure> {
 }
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// More than the coordinator waits for a CA.
+const CHECK_LIMIT: Duration = Duration::from_secs(40);
 const WAIT_LIMIT: Duration = Duration::from_mins(10);

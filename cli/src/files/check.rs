@@ -15,15 +15,14 @@ use toml::de::DeTable;
 use tonic::transport::Uri;
 
 use super::{
-    Findings, Place, Problem,
+    Findings, Place, Problem, external_account,
     table::{Table, Text},
 };
 
 /// Reads one `[[issuer]]`.
 pub(super) fn issuer(table: &Table<'_>, findings: &mut Findings) {
     let problems = &mut findings.problems;
-    table
-        .refuse_unknown_keys(&["name", "directory", "contacts", "trust_roots", "limits"], problems);
+    table.refuse_unknown_keys(&ISSUER_KEYS, problems);
     let name = table.required_text("name", "\"letsencrypt\"", problems);
     let name = name.and_then(|text| parsed::<IssuerName>(table, "name", text, problems));
     let directory = table.required_text("directory", DIRECTORY_EXAMPLE, problems);
@@ -38,6 +37,9 @@ pub(super) fn issuer(table: &Table<'_>, findings: &mut Findings) {
     let trust_roots = table.text("trust_roots", problems);
     let trust_roots = trust_roots.and_then(|path| read_trust_roots(table, &path, problems));
     let limits = limits(table, problems);
+    let external_account = external_account::check(table, problems);
+    let profile = word(table, "profile", "\"tlsserver\"", problems);
+    let preferred_chain = preferred_chain(table, problems);
     let Some((name, text)) = name else { return };
     let spec = IssuerSpec {
         limits,
@@ -45,6 +47,9 @@ pub(super) fn issuer(table: &Table<'_>, findings: &mut Findings) {
         directory: directory.map(|text| text.value).unwrap_or_default(),
         contacts: contacts.into_iter().map(|text| text.value).collect(),
         trust_roots_pem: trust_roots.unwrap_or_default(),
+        external_account,
+        profile,
+        preferred_chain,
     };
     keep(&mut findings.issuers, ("issuer", table, &text), spec.name.clone(), spec, problems);
 }
@@ -52,7 +57,8 @@ pub(super) fn issuer(table: &Table<'_>, findings: &mut Findings) {
 /// Reads one `[[certificate]]`.
 pub(super) fn certificate(table: &Table<'_>, findings: &mut Findings) {
     let problems = &mut findings.problems;
-    let known = ["name", "identifiers", "key_type", "issuers", "challenges", "labels"];
+    let known =
+        ["name", "identifiers", "key_type", "key", "profile", "issuers", "challenges", "labels"];
     table.refuse_unknown_keys(&known, problems);
     let name = table.required_text("name", "\"www\"", problems);
     let name = name.and_then(|text| parsed::<CertName>(table, "name", text, problems));
@@ -62,6 +68,12 @@ pub(super) fn certificate(table: &Table<'_>, findings: &mut Findings) {
         .text("key_type", problems)
         .and_then(|text| parsed::<KeyType>(table, "key_type", text, problems))
         .map_or(KeyType::default(), |(key_type, _)| key_type);
+    let key = table.table("key", "{ reuse = true }", problems);
+    let reuse_key = key.as_ref().is_some_and(|key| {
+        key.refuse_unknown_keys(&["reuse"], problems);
+        key.flag("reuse", problems)
+    });
+    let profile = word(table, "profile", "\"tlsserver\"", problems);
     let issuers = table.required_texts("issuers", "[\"letsencrypt\"]", problems);
     refuse_repetitions(table, "issuers", &issuers, problems);
     let issuers: Vec<_> = issuers
@@ -84,6 +96,8 @@ pub(super) fn certificate(table: &Table<'_>, findings: &mut Findings) {
         name: name.to_string(),
         identifiers,
         key_type: key_type.to_string(),
+        reuse_key,
+        profile,
         issuers,
         challenges: challenges.iter().map(ToString::to_string).collect(),
         labels,
@@ -270,4 +284,35 @@ fn check_trust_roots(pem: &str) -> Result<(), String> {
     if count == 0 { Err("there is no certificate in it".to_owned()) } else { Ok(()) }
 }
 
+/// What a key with one word says; words are of visible ASCII, as CAs name their profiles.
+fn word(table: &Table<'_>, key: &str, example: &str, problems: &mut Vec<Problem>) -> String {
+    let Some(text) = table.text(key, problems) else { return String::new() };
+    if text.value.is_empty() || !text.value.bytes().all(|c| c.is_ascii_graphic()) {
+        let message = format!("this is not one word; write for example {key} = {example}");
+        problems.push(table.text_problem(key, &text, message));
+    }
+    text.value
+}
+
+/// The common name of the root that chains are to end under.
+fn preferred_chain(table: &Table<'_>, problems: &mut Vec<Problem>) -> String {
+    let Some(text) = table.text("preferred_chain", problems) else { return String::new() };
+    if text.value.trim() != text.value || text.value.is_empty() {
+        let message = "this is not the common name of a root; write for example \
+                       preferred_chain = \"ISRG Root X2\"";
+        problems.push(table.text_problem("preferred_chain", &text, message.to_owned()));
+    }
+    text.value
+}
+
+const ISSUER_KEYS: [&str; 8] = [
+    "name",
+    "directory",
+    "contacts",
+    "profile",
+    "preferred_chain",
+    "external_account",
+    "trust_roots",
+    "limits",
+];
 const DIRECTORY_EXAMPLE: &str = "\"https://acme-v02.api.letsencrypt.org/directory\"";

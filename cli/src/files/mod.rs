@@ -9,6 +9,7 @@
 //! to the coordinator already, which checks it again with all else.
 
 mod check;
+mod external_account;
 mod problem;
 mod table;
 

@@ -61,13 +61,15 @@ pub(super) struct Table<'a> {
     fields: &'a DeTable<'a>,
     /// `issuer` or `certificate`; nothing for the document itself.
     kind: Option<&'static str>,
+    /// What stands before the names of its keys: `key.` in a table within an entry.
+    path: String,
     span: Range<usize>,
 }
 
 impl<'a> Table<'a> {
     /// The document's own keys.
     pub(super) fn root(document: &'a Document<'a>, fields: &'a DeTable<'a>) -> Self {
-        Self { document, fields, kind: None, span: 0..0 }
+        Self { document, fields, kind: None, path: String::new(), span: 0..0 }
     }
 
     /// One `[[kind]]`.
@@ -77,7 +79,7 @@ impl<'a> Table<'a> {
         fields: &'a DeTable<'a>,
         span: Range<usize>,
     ) -> Self {
-        Self { document, fields, kind: Some(kind), span }
+        Self { document, fields, kind: Some(kind), path: String::new(), span }
     }
 
     /// Where the table begins.
@@ -112,11 +114,13 @@ impl<'a> Table<'a> {
 
     /// That the table as a whole is wrong.
     pub(super) fn own_problem(&self, text: String) -> Problem {
-        Problem::at(self.place(), self.kind.map(|kind| format!("[[{kind}]]")), text)
+        let subject = self.kind.map_or_else(|| self.path.clone(), |kind| format!("[[{kind}]]"));
+        let subject = subject.trim_end_matches('.');
+        Problem::at(self.place(), (!subject.is_empty()).then(|| subject.to_owned()), text)
     }
 
     fn problem_in(&self, key: &str, span: Range<usize>, text: String) -> Problem {
-        let subject = format!("{key} = {}", self.document.quote(span.clone()));
+        let subject = format!("{}{key} = {}", self.path, self.document.quote(span.clone()));
         Problem::at(self.document.place(span.start), Some(subject), text)
     }
 
@@ -131,7 +135,7 @@ impl<'a> Table<'a> {
             let place = self.document.place(key.span().start);
             problems.push(Problem::at(
                 place,
-                Some(name.to_string()),
+                Some(format!("{}{name}", self.path)),
                 format!("this key is not known; {remedy}"),
             ));
         }
@@ -150,6 +154,34 @@ impl<'a> Table<'a> {
             );
         }
         self.text(key, problems)
+    }
+
+    /// The table of a key that may be there.
+    pub(super) fn table(
+        &self,
+        key: &str,
+        example: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Table<'a>> {
+        let value = self.value(key)?;
+        let Some(fields) = value.get_ref().as_table() else {
+            let text = format!("this is not a table; write for example {key} = {example}");
+            problems.push(self.problem(key, value, text));
+            return None;
+        };
+        let path = format!("{}{key}.", self.path);
+        Some(Table { document: self.document, fields, kind: None, path, span: value.span() })
+    }
+
+    /// Whether a key is there and `true`.
+    pub(super) fn flag(&self, key: &str, problems: &mut Vec<Problem>) -> bool {
+        let Some(value) = self.value(key) else { return false };
+        let flag = value.get_ref().as_bool();
+        if flag.is_none() {
+            let text = "this is neither true nor false, without quotes".to_owned();
+            problems.push(self.problem(key, value, text));
+        }
+        flag.unwrap_or_default()
     }
 
     /// The text of a key that may be there.

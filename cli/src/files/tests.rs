@@ -59,7 +59,7 @@ labels = { role = "web", site = "ams" }
 fn files_and_directories_merge() {
     let pem = root_pem();
     let mail = "[[certificate]]\nname = \"mail\"\nidentifiers = [\"mail.example.org\"]\n\
-                key_type = \"rsa-2048\"\nissuers = [\"private\"]\nlabels.role = \"mail\"\n";
+                key_type = \"rsa-2048\"\nkey = { reuse = true }\nissuers = [\"private\"]\nlabels.role = \"mail\"\n";
     let folder = Folder::new(&[
         ("fleet.toml", GOOD),
         ("roots/ca.pem", &pem),
@@ -74,6 +74,7 @@ fn files_and_directories_merge() {
     let names: Vec<_> = certificates.iter().map(|spec| spec.name.as_str()).collect();
     assert_eq!(names, ["mail", "www"]);
     assert_eq!(certificates[0].key_type, "rsa-2048");
+    assert_eq!((certificates[0].reuse_key, certificates[1].reuse_key), (true, false));
     assert_eq!(certificates[0].labels["role"], "mail");
     assert_eq!(certificates[1].key_type, "ecdsa-p256");
     assert_eq!(certificates[1].identifiers, ["www.example.org", "example.org"]);
@@ -116,7 +117,7 @@ issuers = []
     bad.toml:5: contacts = "mailto:a@example.org,b@example.org": one address each, without headers; write ["mailto:a@example.org", "mailto:b@example.org"]
     bad.toml:5: contacts = "mailto:nobody": this is not an e-mail address; write "mailto:ops@example.org"
     bad.toml:6: trust_roots = "missing.pem": missing.pem: there is no such file; name a PEM file of CA certificates, relative to this file
-    bad.toml:7: colour: this key is not known; known are name, directory, contacts, trust_roots, limits
+    bad.toml:7: colour: this key is not known; known are name, directory, contacts, profile, preferred_chain, external_account, trust_roots, limits
     bad.toml:11: identifiers = 7: this is not a text; put it in quotes
     bad.toml:11: identifiers = "WWW.example.org": www.example.org stands at bad.toml:11 already; leave one out
     bad.toml:11: identifiers = "*.example.org": only DNS-01 can validate a wildcard; add "dns-01" to its challenges
@@ -137,6 +138,60 @@ issuers = []
     syntax.toml:1: this is not TOML: string values must be quoted, expected literal string
     syntax.toml:2: this is not TOML: unclosed table, expected `]`
     none.toml: there is no such file
+    "#);
+}
+
+#[test]
+fn tables_within_an_entry_are_told_apart_by_their_path() {
+    let certificate = |name: &str, key: &str| {
+        format!(
+            "[[certificate]]\nname = \"{name}\"\nidentifiers = [\"a.example\"]\n\
+             issuers = [\"a\"]\nlabels = {{ role = \"web\" }}\n{key}\n"
+        )
+    };
+    let text = certificate("a", "key = true")
+        + &certificate("b", "key = { reuse = \"yes\" }")
+        + &certificate("c", "[certificate.key]\nreused = true");
+    let folder = Folder::new(&[("a.toml", &text)]);
+    assert_snapshot!(folder.load(&["a.toml"]).unwrap_err(), @r#"
+    3 problems; nothing was changed
+    a.toml:6: key = true: this is not a table; write for example key = { reuse = true }
+    a.toml:12: key.reuse = "yes": this is neither true nor false, without quotes
+    a.toml:19: key.reused: this key is not known; did you mean reuse?
+    "#);
+}
+
+#[test]
+fn an_external_account_names_its_key_in_a_file() {
+    let issuer = |name: &str, bound: &str| {
+        format!(
+            "[[issuer]]\nname = \"{name}\"\ndirectory = \"https://ca.example\"\n\
+             external_account = {bound}\n"
+        )
+    };
+    let good = issuer("a", "{ key_id = \"kid-1\", hmac_key_file = \"hmac.key\" }");
+    let bad = issuer("b", "{ key_id = \"k 1\", hmac_key_file = \"secret.key\" }")
+        + &issuer("c", "{ hmac_key_file = \"none.key\", hmac = \"x\" }")
+        + &issuer("d", "\"kid-1\"");
+    let key = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W\n";
+    let folder = Folder::new(&[
+        ("good.toml", &good),
+        ("bad.toml", &bad),
+        ("hmac.key", key),
+        ("secret.key", "hunter2"),
+    ]);
+    let mut loaded = folder.load(&["good.toml"]).unwrap();
+    let bound = loaded.desired.issuers.remove(0).external_account.unwrap();
+    assert_eq!((bound.key_id.as_str(), bound.hmac_key.len()), ("kid-1", 48));
+    assert!(!format!("{bound:?}").contains(&format!("{:?}", bound.hmac_key)));
+    assert_snapshot!(folder.load(&["bad.toml"]).unwrap_err(), @r#"
+    6 problems; nothing was changed
+    bad.toml:4: external_account.key_id = "k 1": this is not a key id; copy it from the CA as it is, without blanks
+    bad.toml:4: external_account.hmac_key_file = "secret.key": secret.key: it holds something other than one base64url text; name a file with the HMAC key as the CA gives it out, relative to this file
+    bad.toml:8: external_account.hmac: this key is not known; known are key_id, hmac_key_file
+    bad.toml:8: external_account: key_id is missing; add for example key_id = "kid-1"
+    bad.toml:8: external_account.hmac_key_file = "none.key": none.key: there is no such file; name a file with the HMAC key as the CA gives it out, relative to this file
+    bad.toml:12: external_account = "kid-1": this is not a table; write for example external_account = { key_id = "kid-1", hmac_key_file = "hmac.key" }
     "#);
 }
 

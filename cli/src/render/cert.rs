@@ -1,7 +1,8 @@
 //! `cert list` and `cert show`.
 
 use chancery_proto::v1::{
-    CertificateDetail, CertificateSummary, DeploymentDetail, DeploymentReport, OrderDetail,
+    CertificateDetail, CertificateSpec, CertificateSummary, DeploymentDetail, DeploymentReport,
+    OrderDetail, Revocation,
 };
 
 use super::{
@@ -60,11 +61,14 @@ pub(crate) fn detail(detail: &CertificateDetail, view: &View) -> String {
         ("Identifiers", or_dash(&summary.identifiers.join(", "))),
         ("State", printable(&summary.state)),
         ("Generation", generation(summary.generation, "none yet")),
-        ("Key type", or_dash(&spec.key_type)),
+        ("Key type", key_type(&spec)),
         ("Issuers", or_dash(&spec.issuers.join(", "))),
         ("Challenges", or_dash(&spec.challenges.join(", "))),
         ("Labels", labels(&spec.labels)),
     ];
+    if !spec.profile.is_empty() {
+        rows.push(("Profile", printable(&spec.profile)));
+    }
     if summary.generation > 0 {
         rows.extend([
             ("Issued by", or_dash(&detail.issued_by)),
@@ -72,6 +76,7 @@ pub(crate) fn detail(detail: &CertificateDetail, view: &View) -> String {
             ("Expires", when::both(summary.not_after.as_ref(), view.now)),
             ("Serial", or_dash(&detail.serial)),
             ("SHA-256", or_dash(&detail.fingerprint)),
+            ("Public key", or_dash(&detail.public_key_sha256)),
         ]);
     }
     rows.push(("Renewal", or_dash(&detail.decision)));
@@ -88,8 +93,56 @@ pub(crate) fn detail(detail: &CertificateDetail, view: &View) -> String {
     if let Some(order) = &detail.order {
         page.push_str(&section(view, "Order", &facts(view, order_facts(order, view))));
     }
+    if !detail.revocations.is_empty() {
+        page.push_str(&section(view, "Revocations", &revocations(&detail.revocations, view)));
+    }
     page.push_str(&section(view, "Deployments", &deployments(&detail.deployments, view)));
     page
+}
+
+/// The answer to `chancery cert revoke`.
+pub(crate) fn revoked(name: &str, revocation: &Revocation) -> String {
+    let Revocation { generation, serial, reason, .. } = revocation;
+    let what = match revocation.state.as_str() {
+        "revoked" => format!("is revoked at {}", printable(&revocation.issuer)),
+        "refused" => format!("is not revoked: {}", printable(&revocation.message)),
+        _ => format!("is being revoked at {}", printable(&revocation.issuer)),
+    };
+    let next = if revocation.replaced {
+        format!("\nA new one is made in its place: chancery cert renew {} --wait", printable(name))
+    } else {
+        String::new()
+    };
+    let (serial, reason) = (printable(serial), printable(reason));
+    format!(
+        "Generation {generation} of {} ({reason}, serial {serial}) {what}.{next}",
+        printable(name)
+    )
+}
+
+/// One line for each revocation.
+fn revocations(revocations: &[Revocation], view: &View) -> String {
+    table(
+        view,
+        &["GENERATION", "STATE", "REASON", "ASKED FOR", "BY", "SERIAL"],
+        &[4],
+        revocations.iter().map(|revocation| {
+            vec![
+                revocation.generation.to_string(),
+                printable(&revocation.state),
+                printable(&revocation.reason),
+                when::briefly(revocation.requested_at.as_ref(), view.now),
+                printable(&revocation.requested_by),
+                printable(&revocation.serial),
+            ]
+        }),
+    )
+}
+
+/// The algorithm of the key, and whether renewals keep it.
+fn key_type(spec: &CertificateSpec) -> String {
+    let kept = if spec.reuse_key { ", kept by renewals" } else { "" };
+    format!("{}{kept}", or_dash(&spec.key_type))
 }
 
 fn order_facts(order: &OrderDetail, view: &View) -> Vec<(&'static str, String)> {
@@ -261,15 +314,17 @@ mod tests {
         Identifiers  www.example.org, example.org
         State        valid
         Generation   7
-        Key type     ecdsa-p256
+        Key type     ecdsa-p256, kept by renewals
         Issuers      letsencrypt, zerossl
         Challenges   dns-01, http-01
         Labels       role=web,site=ams
+        Profile      tlsserver
         Issued by    R11
         Valid from   60 d ago (2026-09-23 05:00Z)
         Expires      in 30 d (2026-12-22 05:00Z)
         Serial       03ab
         SHA-256      5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e
+        Public key   b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7
         Renewal      two thirds of its life have passed
         Renews       in 90 s (2026-11-22 05:01:30Z)
 
@@ -283,12 +338,29 @@ mod tests {
         URL       https://acme.example/order/1
         Becomes   generation 8
 
+        Revocations
+        GENERATION  STATE    REASON      ASKED FOR  BY    SERIAL
+        6           revoked  superseded  3 min ago  root  03aa
+
         Deployments
         AGENT         STATE         DELIVERED  INSTALLED  SERVED  CHANGED
         web-1         installed     7          7          7       59 d ago
         web-2 (away)  probe-failed  8          7          7       40 s ago
         web-2: 127.0.0.1:443 still serves the certificate with serial 03ab; rolled back (2 times)
         ");
+    }
+
+    #[test]
+    fn a_revocation_tells_how_it_stands_and_what_follows() {
+        let mut revocation = fixtures::certificate_detail().revocations.remove(0);
+        assert_snapshot!(revoked("www", &revocation), @"Generation 6 of www (superseded, serial 03aa) is revoked at letsencrypt.");
+        (revocation.state, revocation.replaced) = ("pending".to_owned(), true);
+        assert_snapshot!(revoked("www", &revocation), @"
+        Generation 6 of www (superseded, serial 03aa) is being revoked at letsencrypt.
+        A new one is made in its place: chancery cert renew www --wait
+        ");
+        (revocation.state, revocation.message) = ("refused".to_owned(), "not\nyours".to_owned());
+        assert!(revoked("www", &revocation).contains("is not revoked: not"));
     }
 
     #[test]
@@ -311,6 +383,8 @@ mod tests {
           "agents_installed": 1,
           "last_error": null,
           "key_type": "ecdsa-p256",
+          "reuse_key": true,
+          "profile": "tlsserver",
           "issuers": [
             "letsencrypt",
             "zerossl"
@@ -325,6 +399,7 @@ mod tests {
           },
           "serial": "03ab",
           "fingerprint": "5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e",
+          "public_key_sha256": "b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7",
           "issued_by": "R11",
           "decision": "two thirds of its life have passed",
           "decision_code": "lifetime",
@@ -341,6 +416,19 @@ mod tests {
             "deadline": "2026-11-22T05:10:00Z",
             "generation": 8
           },
+          "revocations": [
+            {
+              "generation": 6,
+              "serial": "03aa",
+              "issuer": "letsencrypt",
+              "reason": "superseded",
+              "state": "revoked",
+              "message": null,
+              "requested_at": "2026-11-22T04:57:00Z",
+              "requested_by": "root",
+              "ended_at": "2026-11-22T04:58:00Z"
+            }
+          ],
           "deployments": [
             {
               "agent": "web-1",

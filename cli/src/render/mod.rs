@@ -6,6 +6,7 @@
 pub(crate) mod agent;
 pub(crate) mod cert;
 pub(crate) mod event;
+pub(crate) mod issuer;
 pub(crate) mod json;
 pub(crate) mod lease;
 pub(crate) mod plan;

@@ -38,6 +38,9 @@ pub(crate) struct Script {
     pub(crate) certificate: Option<CertificateDetail>,
     pub(crate) renewal: Option<RenewCertificateResponse>,
     pub(crate) refuse_renewal: Option<Status>,
+    pub(crate) revocation: Option<Revocation>,
+    pub(crate) issuer: Option<IssuerDetail>,
+    pub(crate) check: Option<IssuerCheck>,
     pub(crate) follow: VecDeque<Follow>,
     pub(crate) agent: Option<AgentDetail>,
     pub(crate) token: Option<CreateTokenResponse>,
@@ -172,6 +175,34 @@ impl AdminService for Service {
             Some(status) => Err(status.clone()),
             None => scripted(script.renewal),
         }
+    }
+
+    async fn revoke_certificate(
+        &self,
+        request: Request<RevokeCertificateRequest>,
+    ) -> Answer<Revocation> {
+        let request = request.into_inner();
+        self.note(format!("revoke {} {} {}", request.name, request.generation, request.reason));
+        scripted(self.script.lock().unwrap().revocation.clone())
+    }
+
+    async fn list_issuers(&self, _: Request<ListIssuersRequest>) -> Answer<ListIssuersResponse> {
+        let issuers = self.script.lock().unwrap().issuer.iter().cloned().collect();
+        Ok(Response::new(ListIssuersResponse { issuers }))
+    }
+
+    async fn show_issuer(&self, _: Request<ShowIssuerRequest>) -> Answer<IssuerDetail> {
+        scripted(self.script.lock().unwrap().issuer.clone())
+    }
+
+    async fn check_issuer(&self, _: Request<CheckIssuerRequest>) -> Answer<IssuerCheck> {
+        scripted(self.script.lock().unwrap().check.clone())
+    }
+
+    async fn change_account(&self, request: Request<ChangeAccountRequest>) -> Answer<IssuerDetail> {
+        let request = request.into_inner();
+        self.note(format!("{} {}", request.change, request.issuer));
+        scripted(self.script.lock().unwrap().issuer.clone())
     }
 
     type FollowCertificateStream =

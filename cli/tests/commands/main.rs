@@ -2,6 +2,7 @@
 //! goes to which output, and what is asked of the coordinator.
 
 mod fake;
+mod issuer;
 mod lease;
 
 use std::{path::Path, process::Stdio};

@@ -51,9 +51,11 @@ use super::{
 use crate::{members::Unreachable, record::Member};
 
 /// What only the leader can carry out.
-pub(super) const LEADERS: [&str; 8] = [
+pub(super) const LEADERS: [&str; 10] = [
     APPLY,
     "/chancery.v1.AdminService/RenewCertificate",
+    "/chancery.v1.AdminService/RevokeCertificate",
+    "/chancery.v1.AdminService/ChangeAccount",
     "/chancery.v1.AdminService/RemoveAgent",
     "/chancery.v1.AdminService/CreateToken",
     "/chancery.v1.AdminService/RotateSeal",

@@ -234,6 +234,7 @@ impl Fleet {
         let identifiers = vec![format!("{name}.example.org").parse().unwrap()];
         let context = seal::Context { kind: "bundle", name: name.as_str(), generation };
         let bundle = Bundle {
+            issuer: None,
             certificate: name.clone(),
             generation,
             leaf: leaf.clone(),
@@ -252,6 +253,7 @@ impl Fleet {
                 issued_by: facts.issuer,
                 identifiers,
                 key_type: KeyType::EcdsaP256,
+                profile: None,
                 stored_at: self.clock.now(),
             }),
             ..CertificateState::default()
@@ -389,6 +391,8 @@ pub(crate) fn spec(name: &str, labels: &[&str]) -> CertificateSpec {
         name: name.parse().unwrap(),
         identifiers: vec![format!("{name}.example.org").parse().unwrap()],
         key_type: KeyType::EcdsaP256,
+        reuse_key: false,
+        profile: None,
         issuers: vec!["test".parse().unwrap()],
         challenges: Vec::new(),
         labels: Labels::parse(labels.iter().copied()).unwrap(),

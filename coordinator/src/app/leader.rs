@@ -11,6 +11,7 @@ use crate::{
     authority,
     challenge::dns01::Sweeper,
     election::{Leadership, transfer},
+    errands::Errands,
     mirror::Touched,
     order::{self, Orders, Outside},
     record::EventKind,
@@ -83,12 +84,19 @@ async fn one_term(
             leadership.clone(),
             options.concurrency,
         );
+        let errands = Errands::new(
+            parts.mirror.clone(),
+            orders.clone(),
+            parts.clock.clone(),
+            leadership.clone(),
+        );
         // Side by side: an internal CA that cannot be made or read must not stop renewals.
         tokio::join!(
             forget_nomination(parts, &leadership),
             sweep(orders, &leadership),
             ensure_authority(parts, &leadership),
             scheduler.run(),
+            errands.run(),
             // What the leader before has left half-way.
             sweep::until_done(&*parts.store, &leadership, &parts.mirror),
             reseal(parts, &leadership),

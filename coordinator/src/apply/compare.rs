@@ -91,7 +91,10 @@ impl Plan {
         let causes_order = is_due(present, desired, now);
         let Some(known) = present.certificates.get(&desired.name) else {
             let fields = certificate_fields(desired).into_iter();
-            let details = fields.map(|(field, value)| format!("{field}: {value}")).collect();
+            let details = fields
+                .filter(|(_, value)| value != FRESH_KEY && value != THE_ISSUERS)
+                .map(|(field, value)| format!("{field}: {value}"))
+                .collect();
             let step = Step::CreateCertificate(desired.clone());
             self.changes.push(Change { step, details, causes_order });
             return;
@@ -192,9 +195,14 @@ fn issuer_fields(issuer: &IssuerSpec) -> Fields {
         none if none == NONE => "those that the directory is known for".to_owned(),
         limits => limits,
     };
+    let bound = issuer.external_account.as_ref();
+    let bound = bound.map(|bound| format!("{} with key {}", bound.key_id, bound.mark));
     vec![
         ("directory", issuer.directory.clone()),
         ("contacts", joined(&issuer.contacts)),
+        ("profile", quoted(issuer.profile.as_ref(), NONE)),
+        ("preferred chain", quoted(issuer.preferred_chain.as_ref(), NONE)),
+        ("external account", bound.unwrap_or_else(|| NONE.to_owned())),
         ("trust roots", roots),
         ("limits", limits),
     ]
@@ -205,10 +213,17 @@ fn certificate_fields(certificate: &CertificateSpec) -> Fields {
     vec![
         ("identifiers", joined(&certificate.identifiers)),
         ("key type", certificate.key_type.to_string()),
+        ("key", if certificate.reuse_key { "kept by renewals" } else { FRESH_KEY }.to_owned()),
+        ("profile", quoted(certificate.profile.as_ref(), THE_ISSUERS)),
         ("issuers", joined(&certificate.issuers)),
         ("challenges", joined(ChallengeType::preferred(&certificate.challenges))),
         ("labels", if labels.is_empty() { "none: no agent gets it".to_owned() } else { labels }),
     ]
+}
+
+/// In quotes, so that no value looks like what stands for nothing.
+fn quoted(text: Option<&String>, nothing: &str) -> String {
+    text.map_or_else(|| nothing.to_owned(), |text| format!("{text:?}"))
 }
 
 fn joined<T: ToString>(items: &[T]) -> String {
@@ -219,3 +234,5 @@ fn joined<T: ToString>(items: &[T]) -> String {
 }
 
 const NONE: &str = "none";
+const THE_ISSUERS: &str = "the issuer's";
+const FRESH_KEY: &str = "fresh for each renewal";

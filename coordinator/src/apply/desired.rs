@@ -3,21 +3,23 @@
 use std::collections::BTreeMap;
 
 use chancery_proto::v1::{
-    CertificateSpec as WireCertificate, DesiredState, IssuerSpec as WireIssuer,
+    CertificateSpec as WireCertificate, DesiredState, ExternalAccount as WireExternalAccount,
+    IssuerSpec as WireIssuer,
 };
 use chancery_shared::{
     challenge_type::ChallengeType,
     identifier::Identifier,
     key_type::KeyType,
     name::{CertName, IssuerName, Labels},
-    x509::Facts,
+    secret::Secret,
+    x509::{Facts, Fingerprint},
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::Problems;
 use crate::{
     plan::budget::Limits,
-    record::{CertificateSpec, IssuerSpec},
+    record::{CertificateSpec, ExternalAccount, IssuerSpec, Sealed},
 };
 
 /// A desired state that is right in itself.
@@ -30,12 +32,16 @@ pub struct Desired {
 }
 
 /// Reads a desired state, or says all that is wrong with it.
-pub fn read(wire: &DesiredState) -> Result<Desired, Problems> {
+/// Secrets in it are sealed by `seal`, for the issuer of that name.
+pub fn read(
+    wire: &DesiredState,
+    seal: &dyn Fn(&IssuerName, &Secret) -> Sealed,
+) -> Result<Desired, Problems> {
     let mut problems = Vec::new();
     let mut desired = Desired::default();
     for wire in &wire.issuers {
         let about = format!("issuer {:?}", wire.name);
-        let issuer = issuer(wire, &mut Found { about: &about, problems: &mut problems });
+        let issuer = issuer(wire, seal, &mut Found { about: &about, problems: &mut problems });
         if let Some(issuer) = issuer
             && let Some(former) = desired.issuers.insert(issuer.name.clone(), issuer)
         {
@@ -72,7 +78,11 @@ impl Found<'_> {
 }
 
 /// `None` only if the object has no valid name; other problems are in `found`.
-fn issuer(wire: &WireIssuer, found: &mut Found<'_>) -> Option<IssuerSpec> {
+fn issuer(
+    wire: &WireIssuer,
+    seal: &dyn Fn(&IssuerName, &Secret) -> Sealed,
+    found: &mut Found<'_>,
+) -> Option<IssuerSpec> {
     let name: Option<IssuerName> = found.ok(wire.name.parse());
     if let Err(problem) = check_directory(&wire.directory) {
         found.add(problem);
@@ -91,13 +101,61 @@ fn issuer(wire: &WireIssuer, found: &mut Found<'_>) -> Option<IssuerSpec> {
             found.add(problem);
         }
     }
+    if let Some(bound) = &wire.external_account {
+        check_external_account(bound, found);
+    }
+    let profile = profile(&wire.profile, found);
+    let preferred_chain = preferred_chain(&wire.preferred_chain, found);
+    let name = name?;
     Some(IssuerSpec {
-        name: name?,
         limits: wire.limits.clone(),
         directory: wire.directory.clone(),
+        external_account: wire.external_account.as_ref().map(|bound| {
+            let secret = Secret::new(bound.hmac_key.clone());
+            ExternalAccount {
+                key_id: bound.key_id.clone(),
+                mark: Fingerprint::of(secret.expose_secret()).to_string()[..16].to_owned(),
+                key: seal(&name, &secret),
+            }
+        }),
+        profile,
+        preferred_chain,
+        name,
         contacts: wire.contacts.clone(),
         trust_roots_pem: wire.trust_roots_pem.trim().to_owned(),
     })
+}
+
+fn check_external_account(bound: &WireExternalAccount, found: &mut Found<'_>) {
+    let is_printable = |c: char| !c.is_control() && !c.is_whitespace();
+    if bound.key_id.is_empty() || bound.key_id.len() > MOST_KEY_ID {
+        found.add(format!("the key id of external_account has to have 1 to {MOST_KEY_ID} bytes"));
+    } else if !bound.key_id.chars().all(is_printable) {
+        found.add(format!("the key id of external_account, {:?}, has blanks in it", bound.key_id));
+    }
+    if !(LEAST_HMAC_KEY..=MOST_HMAC_KEY).contains(&bound.hmac_key.len()) {
+        found.add(format!(
+            "the HMAC key of external_account has {} bytes; {LEAST_HMAC_KEY} to {MOST_HMAC_KEY} are \
+             usual",
+            bound.hmac_key.len()
+        ));
+    }
+}
+
+/// `None` for nothing. Whether a CA has it, the CA knows.
+fn profile(text: &str, found: &mut Found<'_>) -> Option<String> {
+    let is_word = |c: u8| c.is_ascii_graphic();
+    if text.len() > MOST_PROFILE || !text.bytes().all(is_word) {
+        found.add(format!("profile {text:?} is not a name of at most {MOST_PROFILE} letters"));
+    }
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn preferred_chain(text: &str, found: &mut Found<'_>) -> Option<String> {
+    if text.len() > MOST_COMMON_NAME || text.chars().any(char::is_control) {
+        found.add(format!("preferred_chain {text:?} is not a common name of a root"));
+    }
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// A directory has to be HTTPS: RFC 8555 section 6.1.
@@ -156,10 +214,13 @@ fn certificate(wire: &WireCertificate, found: &mut Found<'_>) -> Option<Certific
         }
     }
     let labels = found.ok(Labels::new(wire.labels.clone()));
+    let profile = profile(&wire.profile, found);
     Some(CertificateSpec {
         name: name?,
         identifiers,
         key_type: key_type.unwrap_or_default(),
+        reuse_key: wire.reuse_key,
+        profile,
         issuers,
         challenges,
         labels: labels.unwrap_or_default(),
@@ -213,4 +274,10 @@ fn identifiers(
 
 /// Bytes of PEM, so that an issuer fits into one transaction of every store.
 const MOST_ROOTS: usize = 64 * 1024;
+const MOST_PROFILE: usize = 64;
+const MOST_COMMON_NAME: usize = 256;
+const MOST_KEY_ID: usize = 256;
+/// RFC 2104 wants as many as the hash has; some CAs give out fewer.
+const LEAST_HMAC_KEY: usize = 16;
+const MOST_HMAC_KEY: usize = 1024;
 const MAX_IDENTIFIERS: usize = 100;

@@ -1,7 +1,7 @@
 //! Reading and comparing desired states.
 
 use chancery_proto::v1::{
-    CertificateSpec as WireCertificate, DesiredState, IssuerSpec as WireIssuer,
+    CertificateSpec as WireCertificate, DesiredState, ExternalAccount, IssuerSpec as WireIssuer,
 };
 use chancery_shared::number::Revision;
 use insta::assert_snapshot;
@@ -25,11 +25,21 @@ fn issuer(name: &str) -> WireIssuer {
     }
 }
 
+/// As [`super::read`], with a seal that seals nothing.
+fn read(wire: &DesiredState) -> Result<Desired, Problems> {
+    super::read(wire, &|_, secret| record::Sealed {
+        data_key: 1,
+        bytes: secret.expose_secret().to_vec(),
+    })
+}
+
 fn certificate(name: &str, identifiers: &[&str]) -> WireCertificate {
     WireCertificate {
         name: name.to_owned(),
         identifiers: identifiers.iter().map(|&text| text.to_owned()).collect(),
         key_type: String::new(),
+        reuse_key: false,
+        profile: String::new(),
         issuers: vec!["main".to_owned()],
         challenges: Vec::new(),
         labels: [("role".to_owned(), "web".to_owned())].into(),
@@ -135,6 +145,7 @@ fn a_change_says_whether_an_order_follows() {
             issued_by: "CA".to_owned(),
             identifiers: vec!["mail.example.org".parse().unwrap()],
             key_type: chancery_shared::key_type::KeyType::EcdsaP256,
+            profile: None,
             stored_at: "2026-11-01T00:00:00Z".parse().unwrap(),
         }),
         ..CertificateState::default()
@@ -269,6 +280,12 @@ fn all_problems_are_named_at_once() {
                 contacts: vec!["ops@example.org".to_owned()],
                 trust_roots_pem: "nothing".to_owned(),
                 limits: [("orders".to_owned(), "many".to_owned())].into(),
+                external_account: Some(ExternalAccount {
+                    key_id: "kid 1".to_owned(),
+                    hmac_key: b"hunter2".to_vec(),
+                }),
+                profile: "tls server".to_owned(),
+                preferred_chain: "Root\nX1".to_owned(),
             },
             WireIssuer { directory: String::new(), ..issuer("empty") },
             WireIssuer {

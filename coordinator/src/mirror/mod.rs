@@ -76,7 +76,7 @@ pub struct Touched {
     pub certificates: BTreeSet<CertName>,
     /// Agents whose record changed, or that are gone.
     pub agents: BTreeSet<AgentName>,
-    /// Whether an issuer or an account changed.
+    /// Whether an issuer, an account or a revocation changed.
     pub issuers: bool,
     /// Whether the data keys changed.
     pub seal: bool,

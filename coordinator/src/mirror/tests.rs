@@ -117,6 +117,8 @@ fn spec(name: &str, labels: &[&str]) -> CertificateSpec {
         name: name.parse().unwrap(),
         identifiers: vec![format!("{name}.example.org").parse().unwrap()],
         key_type: KeyType::EcdsaP256,
+        reuse_key: false,
+        profile: None,
         issuers: vec!["main".parse().unwrap()],
         challenges: Vec::new(),
         labels: Labels::parse(labels.iter().copied()).unwrap(),
@@ -141,6 +143,7 @@ fn agent(name: &str, labels: &[&str]) -> Agent {
 
 fn bundle(name: &str, generation: u64) -> Bundle {
     Bundle {
+        issuer: None,
         certificate: name.parse().unwrap(),
         generation: Generation(generation),
         leaf: vec![1],

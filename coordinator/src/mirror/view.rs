@@ -18,7 +18,7 @@ use crate::{
     record::{
         self, Account, Agent, Authority, Budget, Bundle, CertificateSpec, CertificateState, Chain,
         Challenge, DecodeError, Deployment, Event, IssuerSpec, JoinToken, Leader, Member, Order,
-        Record, SealRing, Services, key,
+        Record, Revocation, SealRing, Services, key,
     },
     store::{Change, Commit, Entry, Snapshot},
 };
@@ -63,6 +63,8 @@ pub struct View {
     pub accounts: Table<IssuerName, Account>,
     /// What of the CAs' limits is used up.
     pub budgets: Table<IssuerName, Budget>,
+    /// Revocations, by certificate and generation.
+    pub revocations: Table<(CertName, Generation), Revocation>,
     /// Enrolled agents.
     pub agents: Table<AgentName, Agent>,
     /// Deployments, by agent.
@@ -198,6 +200,13 @@ impl View {
             key::BUDGETS => {
                 insert(&mut self.budgets, rest, entry)?;
             }
+            key::REVOCATIONS => {
+                let revocation = versioned::<Revocation>(entry)?;
+                let Revocation { certificate, generation, .. } = &*revocation.record;
+                touched.certificates.insert(certificate.clone());
+                touched.issuers = true;
+                self.revocations.insert((certificate.clone(), *generation), revocation);
+            }
             key::AGENTS => touch(&mut touched.agents, insert(&mut self.agents, rest, entry)?),
             key::DEPLOYMENTS => {
                 let deployment = versioned::<Deployment>(entry)?;
@@ -250,9 +259,9 @@ impl View {
         Ok(())
     }
 
-    fn delete(&mut self, key: &str, touched: &mut Touched) {
-        self.damaged.remove(key);
-        let (folder, rest) = split(key);
+    fn delete(&mut self, at: &str, touched: &mut Touched) {
+        self.damaged.remove(at);
+        let (folder, rest) = split(at);
         match folder {
             key::CERTIFICATES => {
                 touch(&mut touched.certificates, remove(&mut self.certificates, rest));
@@ -262,7 +271,7 @@ impl View {
                 let name = rest.split('/').next().unwrap_or_default();
                 let shown = self.bundles.get(name);
                 let same = shown.is_some_and(|shown| {
-                    key::bundle(&shown.record.certificate, shown.record.generation) == key
+                    key::bundle(&shown.record.certificate, shown.record.generation) == at
                 });
                 if same {
                     touch(&mut touched.certificates, remove(&mut self.bundles, name));
@@ -288,6 +297,11 @@ impl View {
             key::BUDGETS => {
                 self.budgets.remove(rest);
             }
+            key::REVOCATIONS => {
+                self.revocations
+                    .retain(|(name, generation), _| key::revocation(name, *generation) != at);
+                touched.issuers = true;
+            }
             key::AGENTS => touch(&mut touched.agents, remove(&mut self.agents, rest)),
             key::DEPLOYMENTS => self.delete_deployment(rest, touched),
             key::SERVICES => {
@@ -309,7 +323,7 @@ impl View {
                 self.leader = None;
                 touched.members = true;
             }
-            _ => tracing::debug!(key, "ignoring a key of another version"),
+            _ => tracing::debug!(key = at, "ignoring a key of another version"),
         }
     }
 

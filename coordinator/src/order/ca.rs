@@ -18,7 +18,11 @@ use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
-use super::{Error, refuses::Refuses};
+use super::{
+    Error,
+    jose::{self, Directory},
+    refuses::Refuses,
+};
 use crate::{election::Leadership, events::printable, record::IssuerSpec};
 
 /// The CA asks for patience.
@@ -98,17 +102,23 @@ pub(super) fn connect(issuer: &IssuerSpec) -> Result<Box<dyn HttpClient>, Error>
     Ok(Box::new(CaClient::new(issuer)?))
 }
 
+/// What the CA of `issuer` says of itself, asked now.
+pub(crate) async fn look(issuer: &IssuerSpec) -> Result<Directory, Error> {
+    jose::fetch_directory(&CaClient::new(issuer)?, &issuer.directory).await
+}
+
 /// A client that sends nothing once its term of leadership is over. One step towards a CA is several
 /// requests: a process that was stopped between two of them finds out before the next.
+#[derive(Clone)]
 pub(super) struct WhileLeading {
-    client: Box<dyn HttpClient>,
+    client: Arc<dyn HttpClient>,
     leadership: Leadership,
 }
 
 impl WhileLeading {
     /// `client`, for the term of `leadership`.
     pub(super) fn new(client: Box<dyn HttpClient>, leadership: Leadership) -> Self {
-        Self { client, leadership }
+        Self { client: client.into(), leadership }
     }
 }
 

@@ -3,20 +3,20 @@
 use std::time::Duration;
 
 use chancery_shared::{failpoint::crash_point, number::Revision, retry::Policy, secret::Secret};
-use instant_acme::{
-    Account, AuthorizationStatus, Identifier as AcmeIdentifier, NewOrder, OrderStatus,
-};
+use instant_acme::{AuthorizationStatus, Identifier as AcmeIdentifier, NewOrder, OrderStatus};
 use tracing::Instrument as _;
 
 use super::{
-    Error, Orders, ca, error,
+    Error, Orders,
+    account::Account,
+    ca, chain, error,
     journal::{Entry, check_chain},
     stage::{Step, next_step},
 };
 use crate::{
     election::Leadership,
     events::printable,
-    record::{EventKind, Order, Stage},
+    record::{EventKind, IssuerSpec, Order, Stage},
     store,
 };
 
@@ -24,6 +24,7 @@ use crate::{
 pub(super) struct Drive<'a> {
     pub(super) orders: &'a Orders,
     pub(super) leadership: &'a Leadership,
+    pub(super) issuer: &'a IssuerSpec,
     pub(super) account: &'a Account,
     pub(super) entry: Entry,
     /// The order as the CA last showed it.
@@ -100,7 +101,11 @@ impl Drive<'_> {
                     None => AcmeIdentifier::Dns(identifier.as_str().to_owned()),
                 })
                 .collect();
-            let at_ca = account.new_order(&NewOrder::new(&identifiers)).await;
+            let mut request = NewOrder::new(&identifiers);
+            if let Some(profile) = &entry.order.profile {
+                request = request.profile(profile);
+            }
+            let at_ca = account.new_order(&request).await;
             let at_ca = at_ca.inspect_err(|error| {
                 if ca::may_have_taken_effect(error) {
                     metrics.order_possibly_orphaned(&entry.order.issuer);
@@ -142,7 +147,11 @@ impl Drive<'_> {
     }
 
     async fn collect(mut self) -> Result<Revision, Error> {
-        let pem = known(&mut self.at_ca)?.certificate().await?;
+        let at_ca = known(&mut self.at_ca)?;
+        let (pem, remark) = match &self.issuer.preferred_chain {
+            Some(root) => chain::preferred(self.account, at_ca, root).await?,
+            None => (at_ca.certificate().await?, None),
+        };
         let pem = pem.ok_or_else(|| Error::CaUnreachable("the chain is not ready".to_owned()))?;
         let pkcs8 = self.orders.journal.private_key(&self.entry.order)?;
         let now = self.orders.clock.now();
@@ -155,8 +164,12 @@ impl Drive<'_> {
         tracing::info!(generation = %order.generation, serial = issued.serial, "issued");
         orders.metrics.order_finished(&order.issuer, "issued");
         let message = format!(
-            "generation {} issued by {}, serial {}, valid until {}",
-            order.generation, issued.issued_by, issued.serial, issued.not_after
+            "generation {} issued by {}, serial {}, valid until {}{}",
+            order.generation,
+            issued.issued_by,
+            issued.serial,
+            issued.not_after,
+            remark.unwrap_or_default()
         );
         orders.events.record(EventKind::CertificateIssued, order.certificate.as_str(), message);
         Ok(revision)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chancery_shared::identifier::Identifier;
+use chancery_shared::{identifier::Identifier, name::IssuerName};
 use instant_acme::Problem;
 use jiff::Timestamp;
 
@@ -61,6 +61,22 @@ pub enum Error {
     /// The CA does not know the account (any longer).
     #[error("the CA does not know the account")]
     AccountUnknown,
+    /// The CA makes no account without an external account binding, or not with this one (RFC 8555
+    /// section 7.3.4).
+    #[error("{0}")]
+    AccountBinding(String),
+    /// The account was given up by an operator.
+    #[error(
+        "the account at issuer {0} was deactivated: remove the issuer from the certificate, or make \
+         another account with chancery issuer account create {0}"
+    )]
+    AccountDeactivated(IssuerName),
+    /// The account got another key while the step was under way.
+    #[error("the account has another key by now")]
+    AccountChanged,
+    /// The CA does not have the profile that is asked for.
+    #[error("{0}")]
+    UnknownProfile(String),
     /// The CA does not know the order (any longer).
     #[error("the CA does not know the order {0} any longer")]
     OrderUnknown(String),
@@ -141,9 +157,10 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::SteppedDown | Self::Store(store::Error::Fenced { .. }) => Class::Stop,
-            Self::Store(_) | Self::CaUnreachable(_) | Self::AccountUnknown => {
-                Class::Repeat(Duration::ZERO)
-            }
+            Self::Store(_)
+            | Self::CaUnreachable(_)
+            | Self::AccountUnknown
+            | Self::AccountChanged => Class::Repeat(Duration::ZERO),
             Self::CaBusy { retry_after: Some(wait), .. } if *wait > LONGEST_HELD => {
                 Class::Fail(*wait)
             }
@@ -155,6 +172,9 @@ impl Error {
             Self::Dns(error) if error.may_pass() => Class::Repeat(Duration::ZERO),
             Self::Paused { .. }
             | Self::Rejected { .. }
+            | Self::AccountBinding(_)
+            | Self::AccountDeactivated(_)
+            | Self::UnknownProfile(_)
             | Self::OrderUnknown(_)
             | Self::NoChallenge { .. }
             | Self::NoTlsAlpn01 { .. }
@@ -190,6 +210,10 @@ impl Error {
             Self::Paused { .. } => "identifier-paused",
             Self::Rejected { .. } => "ca-rejected",
             Self::AccountUnknown => "account-unknown",
+            Self::AccountBinding(_) => "account-binding",
+            Self::AccountDeactivated(_) => "account-deactivated",
+            Self::AccountChanged => "account-changed",
+            Self::UnknownProfile(_) => "unknown-profile",
             Self::OrderUnknown(_) => "order-unknown",
             Self::NoChallenge { .. } | Self::NoTlsAlpn01 { .. } => "no-challenge",
             Self::NameTaken { .. } => "name-taken",
@@ -234,6 +258,15 @@ fn of_problem(problem: &Problem) -> Error {
             busy_or_paused(Busy { message, retry_after: None, refuses })
         }
         "accountDoesNotExist" => Error::AccountUnknown,
+        "invalidProfile" => {
+            Error::UnknownProfile(format!("the CA refused the profile: {}", describe(problem)))
+        }
+        "externalAccountRequired" => Error::AccountBinding(format!(
+            "the CA makes no account without an external account binding: {}; get a key id and an \
+             HMAC key from the CA, and add external_account = {{ key_id = \"…\", hmac_key_file = \
+             \"…\" }} to the issuer",
+            describe(problem)
+        )),
         _ => Error::Rejected { message: describe(problem), failed: Vec::new() },
     }
 }

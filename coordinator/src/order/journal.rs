@@ -12,7 +12,6 @@ use std::{
 
 use chancery_shared::{
     clock::SharedClock,
-    key_type::KeyType,
     name::{CertName, IssuerName},
     number::{Generation, Revision},
     secret::Secret,
@@ -21,7 +20,11 @@ use chancery_shared::{
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Error, Wanted, budgets::Change};
+use super::{
+    Error, Wanted,
+    budgets::Change,
+    keys::{Generate, Keys},
+};
 use crate::{
     election::Leadership,
     events::printable,
@@ -45,30 +48,7 @@ pub struct Journal {
     mirror: Arc<Mirror>,
     sealer: Sealer,
     clock: SharedClock,
-    generate: Generate,
-}
-
-/// How the private keys of orders are made.
-#[derive(Clone, Copy, Debug, Default)]
-pub enum Generate {
-    /// On a thread of its own: an RSA key takes a second.
-    #[default]
-    Aside,
-    /// Where it is asked for, so that the order of events depends on nothing but a seed.
-    InPlace,
-}
-
-impl Generate {
-    async fn key(self, key_type: KeyType) -> Result<Secret, Error> {
-        let generated = match self {
-            Self::Aside => tokio::task::spawn_blocking(move || key_type.generate())
-                .await
-                .map_err(|error| Error::Crypto(error.to_string()))?,
-            Self::InPlace => key_type.generate(),
-        };
-        let pair = generated.map_err(|error| Error::Crypto(error.to_string()))?;
-        Ok(Secret::new(pair.serialize_der()))
-    }
+    keys: Keys,
 }
 
 /// A journal entry and when it was written.
@@ -100,7 +80,7 @@ impl Journal {
         clock: SharedClock,
         generate: Generate,
     ) -> Self {
-        Self { store, mirror, sealer, clock, generate }
+        Self { store, mirror, sealer, clock, keys: Keys::new(generate) }
     }
 
     /// The live order of a certificate.
@@ -122,7 +102,7 @@ impl Journal {
         Ok(self.read(&key::issuer(name)).await?.map(|(issuer, _)| issuer))
     }
 
-    /// An order that is to be made, with a fresh private key.
+    /// An order that is to be made, with its private key.
     pub(super) async fn intend(
         &self,
         leadership: &Leadership,
@@ -133,8 +113,7 @@ impl Journal {
         let spec = &wanted.spec;
         let name = &spec.name;
         let generation = self.mirror.read().next_generation(name, wanted.state.generation);
-        let key_type = spec.key_type;
-        let pkcs8 = self.generate.key(key_type).await?;
+        let pkcs8 = self.key_for(wanted).await?;
         let now = self.clock.now();
         Ok(Order {
             id: Uuid::now_v7(),
@@ -143,7 +122,8 @@ impl Journal {
             issuer: wanted.issuer.name.clone(),
             account: account.to_owned(),
             identifiers: spec.identifiers.clone(),
-            key_type,
+            key_type: spec.key_type,
+            profile: wanted.profile().map(str::to_owned),
             key: self.sealer.seal(&Context::order(name, generation), pkcs8.expose_secret()),
             challenges: wanted.spec.challenges.clone(),
             reason: wanted.reason.clone(),
@@ -360,6 +340,7 @@ impl Journal {
             issued_by: collected.facts.issuer.clone(),
             identifiers: order.identifiers.clone(),
             key_type: order.key_type,
+            profile: order.profile.clone(),
             stored_at: self.clock.now(),
         }
     }
@@ -370,6 +351,7 @@ impl Journal {
         let name = &order.certificate;
         let context = Context::bundle(name, order.generation);
         Ok(Bundle {
+            issuer: Some(order.issuer.clone()),
             certificate: name.clone(),
             generation: order.generation,
             leaf: collected.leaf.clone(),
@@ -388,7 +370,15 @@ impl Journal {
         Ok(state.map_or_else(Default::default, |(state, revision)| (state, Some(revision))))
     }
 
-    async fn read<T: Record>(&self, at: &str) -> Result<Option<(T, Revision)>, Error> {
+    pub(super) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    pub(super) fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
+    pub(super) async fn read<T: Record>(&self, at: &str) -> Result<Option<(T, Revision)>, Error> {
         let Some(entry) = self.store.get(at).await? else { return Ok(None) };
         let record = record::decode(&entry.key, &entry.value)
             .map_err(|error| store::Error::Damaged(error.to_string()))?;

@@ -35,26 +35,30 @@ use std::{sync::Arc, time::Duration};
 use chancery_shared::{
     clock::SharedClock, failpoint::crash_point, name::CertName, number::Revision,
 };
-use instant_acme::Account;
 
 pub mod account;
 mod budgets;
 pub mod ca;
+mod chain;
 mod challenges;
 mod drive;
 mod error;
+pub mod jose;
 pub mod journal;
+mod keys;
 mod patience;
+mod profile;
 mod refuses;
+mod revoke;
 mod spending;
 pub mod stage;
 
 pub use error::{Class, Error, Refuses};
-pub use journal::Generate;
+pub use keys::Generate;
 pub use patience::Tries;
 
 use self::{
-    account::{Accounts, Connect},
+    account::{Account, Accounts, Connect},
     budgets::Budgets,
     drive::Drive,
     journal::{Entry, Journal},
@@ -303,7 +307,7 @@ impl Orders {
             return Err(passed(live.map_or("none", |entry| entry.order.stage.name())));
         }
         let visit = self.pauses.enter(&wanted.issuer.name, self.clock.monotonic())?;
-        let work = self.proceed(leadership, &wanted, live, &visit, tries);
+        let work = Box::pin(self.proceed(leadership, &wanted, live, &visit, tries));
         let result = match tokio::time::timeout(left, work).await {
             Ok(result) => result.map(Attempt::Done),
             Err(_) => match self.journal.live(certificate).await? {
@@ -356,10 +360,17 @@ impl Orders {
                 entry
             }
         };
-        let drive = Drive { orders: self, leadership, account: &account, entry, at_ca: None };
+        let drive =
+            Drive { orders: self, leadership, issuer, account: &account, entry, at_ca: None };
         let finished = drive.finish().await;
         if matches!(finished, Err(Error::AccountUnknown)) {
             self.accounts.forget(leadership, &issuer.name, account.id()).await?;
+        }
+        if matches!(finished, Err(Error::Rejected { .. }))
+            && !self.accounts.is_current(&issuer.name, &account).await
+        {
+            // It was signed by a key that has just been given up.
+            return Err(Error::AccountChanged);
         }
         finished
     }
@@ -416,6 +427,11 @@ impl Orders {
         wanted: &Wanted,
         account: &Account,
     ) -> Result<Entry, Error> {
+        if let Err(unknown) = wanted.check_profile(account) {
+            // The CA may have more by the next try.
+            self.accounts.close(&wanted.issuer.name).await;
+            return Err(unknown);
+        }
         let entry = self.begin_paid(leadership, wanted, account).await?;
         crash_point("order::intended");
         let message = format!(

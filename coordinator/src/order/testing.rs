@@ -450,6 +450,9 @@ impl World {
         let issuer = IssuerSpec {
             name: name.parse().unwrap(),
             directory: directory(host),
+            external_account: None,
+            profile: None,
+            preferred_chain: None,
             contacts: Vec::new(),
             trust_roots_pem: String::new(),
             limits: limits.collect(),
@@ -463,6 +466,8 @@ impl World {
             name: name.parse().unwrap(),
             identifiers: ["a", "b"].map(|n| format!("{n}.{name}.test").parse().unwrap()).to_vec(),
             key_type: KeyType::EcdsaP256,
+            reuse_key: false,
+            profile: None,
             issuers: vec![issuer.parse().unwrap()],
             challenges: Vec::new(),
             labels: Labels::default(),

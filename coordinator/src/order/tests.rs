@@ -88,6 +88,7 @@ async fn a_mirror_that_is_behind_orders_nothing() {
         issued_by: "CA".to_owned(),
         identifiers: vec!["a.web.test".parse().unwrap(), "b.web.test".parse().unwrap()],
         key_type: chancery_shared::key_type::KeyType::EcdsaP256,
+        profile: None,
         stored_at: now,
     };
     let state = CertificateState {

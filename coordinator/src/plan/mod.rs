@@ -97,10 +97,12 @@ pub fn wait_after(failures: u32, first: Duration) -> Duration {
 type Check = fn(&CertificateSpec, &CertificateState, Timestamp) -> Option<Decision>;
 
 /// In order; the first that speaks decides.
-const CHECKS: [Check; 7] = [
+const CHECKS: [Check; 9] = [
     not_issued,
+    revoked,
     identifiers_changed,
     key_type_changed,
+    profile_changed,
     issuer_removed,
     renewal_requested,
     expired,
@@ -111,6 +113,16 @@ fn not_issued(_: &CertificateSpec, state: &CertificateState, now: Timestamp) -> 
     state.issued.is_none().then(|| Decision {
         code: "not-issued",
         message: "it has never been issued".to_owned(),
+        due: now,
+    })
+}
+
+/// Whether it was revoked, or is being: nobody may go on using it for longer than it takes to replace it.
+fn revoked(_: &CertificateSpec, state: &CertificateState, now: Timestamp) -> Option<Decision> {
+    let revoked = state.revoked.as_ref().filter(|it| it.generation == state.generation)?;
+    Some(Decision {
+        code: "revoked",
+        message: format!("it was revoked at {}: {}", seconds(revoked.at), revoked.reason),
         due: now,
     })
 }
@@ -143,6 +155,22 @@ fn key_type_changed(
     (spec.key_type != issued.key_type).then(|| Decision {
         code: "key-type-changed",
         message: format!("its key is {}, but {} is wanted", issued.key_type, spec.key_type),
+        due: now,
+    })
+}
+
+/// An issuer's own profile counts from the next renewal on: it is not the certificate's declaration.
+fn profile_changed(
+    spec: &CertificateSpec,
+    state: &CertificateState,
+    now: Timestamp,
+) -> Option<Decision> {
+    let issued = state.issued.as_ref()?;
+    let wanted = spec.profile.as_ref().filter(|wanted| Some(*wanted) != issued.profile.as_ref())?;
+    let present = issued.profile.as_deref().unwrap_or("the CA's default");
+    Some(Decision {
+        code: "profile-changed",
+        message: format!("its profile is {present}, but {wanted} is wanted"),
         due: now,
     })
 }

@@ -1,4 +1,6 @@
-use chancery_shared::{key_type::KeyType, name::Labels, number::Generation};
+use chancery_shared::{
+    key_type::KeyType, name::Labels, number::Generation, revocation::RevocationReason,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -15,6 +17,8 @@ fn spec() -> CertificateSpec {
         name: "web".parse().unwrap(),
         identifiers: vec!["a.example".parse().unwrap(), "b.example".parse().unwrap()],
         key_type: KeyType::EcdsaP256,
+        reuse_key: false,
+        profile: None,
         issuers: vec!["main".parse().unwrap(), "spare".parse().unwrap()],
         challenges: Vec::new(),
         labels: Labels::parse(["role=web"]).unwrap(),
@@ -33,6 +37,7 @@ fn issued(days: i64) -> CertificateState {
             issued_by: "CA".to_owned(),
             identifiers: spec().identifiers,
             key_type: KeyType::EcdsaP256,
+            profile: None,
             stored_at: at(0),
         }),
         ..CertificateState::default()
@@ -48,6 +53,16 @@ fn code(spec: &CertificateSpec, state: &CertificateState, now: Timestamp) -> (&'
 fn what_was_never_issued_is_due() {
     let decision = decide(&Facts { spec: &spec(), state: None, order: None }, at(0));
     assert_eq!((decision.code, decision.is_due(at(0))), ("not-issued", true));
+}
+
+#[test]
+fn what_was_revoked_is_due_until_it_has_been_replaced() {
+    let mut state = issued(90);
+    let (generation, reason) = (Generation(1), RevocationReason::Superseded);
+    state.revoked = Some(crate::record::Revoked { generation, reason, at: at(1) });
+    assert_eq!(code(&spec(), &state, at(1)), ("revoked", true));
+    state.generation = Generation(2);
+    assert_eq!(code(&spec(), &state, at(1)), ("lifetime", false));
 }
 
 #[test]
@@ -75,6 +90,8 @@ fn a_changed_specification_is_due_and_a_reordered_one_is_not() {
     assert_eq!(code(&changed, &state, at(1)), ("identifiers-changed", true));
     let changed = CertificateSpec { key_type: KeyType::Rsa2048, ..spec() };
     assert_eq!(code(&changed, &state, at(1)), ("key-type-changed", true));
+    let changed = CertificateSpec { profile: Some("shortlived".to_owned()), ..spec() };
+    assert_eq!(code(&changed, &state, at(1)), ("profile-changed", true));
     let changed = CertificateSpec { issuers: vec!["spare".parse().unwrap()], ..spec() };
     assert_eq!(code(&changed, &state, at(1)), ("issuer-removed", true));
 }

@@ -13,7 +13,7 @@ use chancery_shared::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Record, Sealed, base64_bytes};
+use super::{Record, Revoked, Sealed, base64_bytes};
 
 /// A certificate as an operator declared it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,12 @@ pub struct CertificateSpec {
     pub identifiers: Vec<Identifier>,
     /// Algorithm of its key.
     pub key_type: KeyType,
+    /// Whether a renewal keeps the key as long as its algorithm is the wanted one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reuse_key: bool,
+    /// The profile to ask issuers for; without it what the issuer declares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
     /// Issuers, in order of preference.
     pub issuers: Vec<IssuerName>,
     /// Challenges that may be used, in order of preference. Empty: HTTP-01.
@@ -47,6 +53,9 @@ pub struct CertificateState {
     /// When an operator last asked for a renewal that has not happened yet.
     #[serde(default)]
     pub renewal_requested_at: Option<Timestamp>,
+    /// That the newest bundle was revoked, and has to be replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<Revoked>,
     /// Failed orders since the last one that worked.
     #[serde(default)]
     pub failures: u32,
@@ -78,6 +87,9 @@ pub struct Issued {
     pub identifiers: Vec<Identifier>,
     /// Algorithm of the key.
     pub key_type: KeyType,
+    /// The profile that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
     /// When it was stored.
     pub stored_at: Timestamp,
 }
@@ -102,6 +114,9 @@ pub struct Bundle {
     pub certificate: CertName,
     /// Its number.
     pub generation: Generation,
+    /// Who has issued it; not known of bundles of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<IssuerName>,
     /// The end-entity certificate, DER.
     #[serde(with = "base64_bytes")]
     pub leaf: Vec<u8>,
@@ -137,6 +152,16 @@ pub struct IssuerSpec {
     pub name: IssuerName,
     /// Directory URL (RFC 8555 section 7.1.1).
     pub directory: String,
+    /// What binds the account to one that its holder has with the CA in another way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_account: Option<ExternalAccount>,
+    /// The profile to ask for when a certificate names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// Of several chains the one that ends under the root with this common name is taken (RFC 8555
+    /// section 7.4.2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferred_chain: Option<String>,
     /// Contact URLs (RFC 8555 section 7.3).
     #[serde(default)]
     pub contacts: Vec<String>,
@@ -149,24 +174,17 @@ pub struct IssuerSpec {
     pub limits: BTreeMap<String, String>,
 }
 
+/// An external account binding (RFC 8555 section 7.3.4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalAccount {
+    /// The identifier that the CA has given out with the key.
+    pub key_id: String,
+    /// Tells one key from another: the beginning of its SHA-256.
+    pub mark: String,
+    /// The key of the HMAC, sealed with kind `external-account`, the issuer's name and generation 0.
+    pub key: Sealed,
+}
+
 impl Record for IssuerSpec {
     const KIND: &'static str = "issuer";
-}
-
-/// An ACME account (RFC 8555 section 7.1.2).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Account {
-    /// The directory that it was made at. An issuer that moves to another directory
-    /// needs another account.
-    pub directory: String,
-    /// The account key, PKCS#8 DER, sealed with kind `account`, the issuer's name and
-    /// generation 0.
-    pub key: Sealed,
-    /// The account URL. `None` until the CA has confirmed it: the key is kept first,
-    /// and newAccount with a known key returns the account that it has.
-    pub url: Option<String>,
-}
-
-impl Record for Account {
-    const KIND: &'static str = "account";
 }

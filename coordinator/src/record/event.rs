@@ -65,6 +65,16 @@ kinds! {
     CertificateIssued = "certificate.issued",
     /// An operator asked for a renewal.
     RenewalRequested = "certificate.renewal-requested",
+    /// An operator asked for a revocation.
+    RevocationRequested = "certificate.revocation-requested",
+    /// The CA has revoked a certificate.
+    CertificateRevoked = "certificate.revoked",
+    /// The CA does not revoke a certificate.
+    RevocationRefused = "certificate.revocation-refused",
+    /// An operator wants something done to an ACME account.
+    AccountChangeRequested = "account.change-requested",
+    /// The CA has done it, or refused to.
+    AccountChanged = "account.changed",
     /// A join token was made.
     TokenCreated = "token.created",
     /// An agent joined.

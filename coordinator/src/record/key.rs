@@ -28,6 +28,8 @@ pub const ISSUERS: &str = "issuers/";
 pub const ACCOUNTS: &str = "accounts/";
 /// What of the CAs' limits is used up, by issuer.
 pub const BUDGETS: &str = "budgets/";
+/// Certificates to be revoked, or that have been, by certificate and generation.
+pub const REVOCATIONS: &str = "revocations/";
 /// Enrolled agents.
 pub const AGENTS: &str = "agents/";
 /// What agents reported of certificates, by agent and certificate.
@@ -97,6 +99,11 @@ pub fn account(name: &IssuerName) -> String {
 /// Key of an issuer's budget.
 pub fn budget(name: &IssuerName) -> String {
     format!("{BUDGETS}{name}")
+}
+
+/// Key of the revocation of a bundle.
+pub fn revocation(name: &CertName, generation: Generation) -> String {
+    format!("{REVOCATIONS}{name}/{:020}", generation.0)
 }
 
 /// Key of an agent.

@@ -12,6 +12,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+mod account;
 mod agent;
 mod authority;
 mod budget;
@@ -22,16 +23,19 @@ mod golden;
 pub mod key;
 mod member;
 mod order;
+mod revocation;
 
+pub use account::{Account, AccountChange, AccountChangeEnd, AccountDeed};
 pub use agent::{Agent, Deployment, DeploymentState, Identity, JoinToken, Service, Services};
 pub use authority::{Authority, DataKey, Leader, Nomination, SealRing, Sealed};
 pub use budget::{Bucket, Budget, Paused, Refused, UnknownBucket};
 pub use certificate::{
-    Account, Bundle, CertificateSpec, CertificateState, Chain, Failure, Issued, IssuerSpec,
+    Bundle, CertificateSpec, CertificateState, Chain, ExternalAccount, Failure, Issued, IssuerSpec,
 };
 pub use event::{Event, EventKind};
 pub use member::{Instance, Member};
 pub use order::{Challenge, Order, Stage, TxtRecord};
+pub use revocation::{Revocation, RevocationEnd, Revoked};
 
 /// A value that can be kept in the store.
 pub trait Record: Serialize + DeserializeOwned {

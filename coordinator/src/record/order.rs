@@ -30,6 +30,9 @@ pub struct Order {
     pub identifiers: Vec<Identifier>,
     /// Algorithm of the key.
     pub key_type: KeyType,
+    /// The profile that is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
     /// The private key, PKCS#8 DER, sealed with kind `order`, the certificate's name and
     /// the generation.
     pub key: Sealed,

@@ -65,7 +65,8 @@ pub use key_file::KeyFile;
 /// What a sealed value belongs to. Bound in as additional data: it opens nowhere else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context<'a> {
-    /// What is sealed: `bundle`, `order`, `account`, `authority`.
+    /// What is sealed: `bundle`, `order`, `account`, `next-account`, `external-account`,
+    /// `authority`.
     pub kind: &'static str,
     /// The name of the record that holds it.
     pub name: &'a str,
@@ -253,6 +254,16 @@ impl<'a> Context<'a> {
     /// The key of an ACME account.
     pub fn account(issuer: &'a IssuerName) -> Self {
         Self { kind: "account", name: issuer.as_str(), generation: Generation(0) }
+    }
+
+    /// The key that an ACME account is to have next.
+    pub fn next_account(issuer: &'a IssuerName) -> Self {
+        Self { kind: "next-account", name: issuer.as_str(), generation: Generation(0) }
+    }
+
+    /// The key of an issuer's external account binding.
+    pub fn external_account(issuer: &'a IssuerName) -> Self {
+        Self { kind: "external-account", name: issuer.as_str(), generation: Generation(0) }
     }
 
     /// The key of the internal CA.

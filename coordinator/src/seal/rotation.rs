@@ -23,7 +23,10 @@ use jiff::Timestamp;
 use super::{Context, Error, Sealer};
 use crate::{
     election::Leadership,
-    record::{self, Account, Authority, Bundle, DecodeError, Order, Record, SealRing, Sealed, key},
+    record::{
+        self, Account, Authority, Bundle, DecodeError, IssuerSpec, Order, Record, SealRing, Sealed,
+        key,
+    },
     store::{self, Batch, Entry, Packer, Store},
 };
 
@@ -182,8 +185,22 @@ fn look(sealer: &Sealer, active: u32, entry: &Entry) -> Result<Looked, Error> {
                 kind: Account::KIND,
                 reason: error.to_string(),
             })?;
-            let data_key = renew(sealer, active, &Context::account(&issuer), &mut account.key)?;
+            let mut data_key = renew(sealer, active, &Context::account(&issuer), &mut account.key)?;
+            if let Some(next) = &mut account.next_key {
+                let of_next = renew(sealer, active, &Context::next_account(&issuer), next)?;
+                // One of both is told: an older one, as long as there is any.
+                data_key = if data_key == active { of_next } else { data_key };
+            }
             Ok(Looked::new(data_key, active, &account))
+        }
+        key::ISSUERS => {
+            let mut issuer: IssuerSpec = record::decode(&entry.key, &entry.value)?;
+            let mut data_key = active;
+            if let Some(bound) = &mut issuer.external_account {
+                let context = Context::external_account(&issuer.name);
+                data_key = renew(sealer, active, &context, &mut bound.key)?;
+            }
+            Ok(Looked::new(data_key, active, &issuer))
         }
         key::ORDERS => {
             let order: Order = record::decode(&entry.key, &entry.value)?;
@@ -276,7 +293,7 @@ async fn write_ring(
 fn prefixes() -> impl Iterator<Item = String> {
     let first_characters = ('a'..='z').chain('0'..='9');
     let bundles = first_characters.map(|first| format!("{}{first}", key::BUNDLES));
-    let others = [key::ACCOUNTS, key::ORDERS, key::AUTHORITY].map(str::to_owned);
+    let others = [key::ACCOUNTS, key::ISSUERS, key::ORDERS, key::AUTHORITY].map(str::to_owned);
     bundles.chain(others)
 }
 

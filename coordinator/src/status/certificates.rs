@@ -2,10 +2,14 @@
 
 use chancery_proto::v1::{
     CertificateDetail, CertificateSpec as WireSpec, CertificateSummary, DeploymentDetail,
-    OrderDetail,
+    OrderDetail, Revocation as WireRevocation,
 };
 use chancery_shared::{
-    challenge_type::ChallengeType, name::CertName, wire::to_timestamp, x509::to_pem,
+    challenge_type::ChallengeType,
+    name::CertName,
+    number::Generation,
+    wire::to_timestamp,
+    x509::{public_key_of, to_pem},
 };
 use jiff::Timestamp;
 
@@ -13,7 +17,7 @@ use super::{Index, Status, agents::deployment_report};
 use crate::{
     mirror::View,
     plan::{self, Decision},
-    record::{CertificateSpec, CertificateState, Order},
+    record::{CertificateSpec, CertificateState, Order, Revocation},
 };
 
 impl Status {
@@ -45,6 +49,8 @@ impl Status {
             order: known.order.map(order_detail),
             deployments: self.deployments(&view, name),
             chain_pem: chain_pem(&view, name),
+            public_key_sha256: public_key(&view, name),
+            revocations: revocations(&view, name),
             renew_requests: known
                 .state
                 .map_or(0, |state| u64::from(state.renewal_requested_at.is_some())),
@@ -158,6 +164,8 @@ pub(crate) fn wire_spec(spec: &CertificateSpec) -> WireSpec {
         name: spec.name.to_string(),
         identifiers: spec.identifiers.iter().map(ToString::to_string).collect(),
         key_type: spec.key_type.to_string(),
+        reuse_key: spec.reuse_key,
+        profile: spec.profile.clone().unwrap_or_default(),
         issuers: spec.issuers.iter().map(ToString::to_string).collect(),
         challenges: ChallengeType::preferred(&spec.challenges)
             .iter()
@@ -178,6 +186,43 @@ fn order_detail(order: &Order) -> OrderDetail {
         deadline: Some(to_timestamp(order.deadline)),
         generation: order.generation.0,
     }
+}
+
+fn revocations(view: &View, name: &CertName) -> Vec<WireRevocation> {
+    let all = (name.clone(), Generation(0))..=(name.clone(), Generation(u64::MAX));
+    view.revocations.range(all).rev().map(|(_, found)| revocation(view, &found.record)).collect()
+}
+
+/// A revocation as it goes over the wire.
+pub(crate) fn revocation(view: &View, revocation: &Revocation) -> WireRevocation {
+    let ended = revocation.ended.as_ref();
+    let refused = ended.and_then(|ended| ended.refused.clone());
+    let state = match (ended, &refused) {
+        (None, _) => "pending",
+        (Some(_), None) => "revoked",
+        (Some(_), Some(_)) => "refused",
+    };
+    let name = &revocation.certificate;
+    let newest = view.states.get(name).map(|state| state.record.generation);
+    WireRevocation {
+        generation: revocation.generation.0,
+        serial: revocation.serial.clone(),
+        issuer: revocation.issuer.to_string(),
+        reason: revocation.reason.to_string(),
+        state: state.to_owned(),
+        message: refused.unwrap_or_default(),
+        requested_at: Some(to_timestamp(revocation.requested_at)),
+        requested_by: revocation.requested_by.clone(),
+        ended_at: ended.map(|ended| to_timestamp(ended.at)),
+        replaced: view.certificates.contains_key(name)
+            && newest.is_some_and(|newest| newest == revocation.generation),
+    }
+}
+
+fn public_key(view: &View, name: &CertName) -> String {
+    let bundle = view.bundles.get(name);
+    let hash = bundle.and_then(|bundle| public_key_of(&bundle.record.leaf).ok());
+    hash.map(|hash| hash.to_string()).unwrap_or_default()
 }
 
 fn chain_pem(view: &View, name: &CertName) -> String {

@@ -26,10 +26,12 @@ mod agents;
 mod certificates;
 mod figures;
 mod index;
+mod issuers;
 mod leadership;
 mod presence;
 mod problems;
 
+pub(crate) use certificates::revocation;
 pub use figures::{CertificateFigure, FailingDeployment, Figures};
 pub use presence::{Connected, Presence, Seen};
 

@@ -79,6 +79,8 @@ pub struct Seen {
     pub location: Option<String>,
     /// The names that an order is to be for.
     pub names: Vec<String>,
+    /// Whether it binds an account to an external one.
+    pub binds: bool,
 }
 
 impl Seen {
@@ -94,6 +96,8 @@ impl Seen {
                 Endpoint::NewOrder => names_in(body).unwrap_or_default(),
                 _ => Vec::new(),
             },
+            binds: payload(body)
+                .is_some_and(|payload| payload["externalAccountBinding"].is_object()),
         }
     }
 
@@ -111,9 +115,14 @@ impl Seen {
 
 /// The names in the payload of a signed newOrder (RFC 8555 sections 6.2 and 7.4).
 fn names_in(body: &[u8]) -> Option<Vec<String>> {
-    let signed: Value = serde_json::from_slice(body).ok()?;
-    let payload = BASE64_URL_SAFE_NO_PAD.decode(signed["payload"].as_str()?).ok()?;
-    let order: Value = serde_json::from_slice(&payload).ok()?;
+    let order = payload(body)?;
     let identifiers = order["identifiers"].as_array()?.iter();
     Some(identifiers.filter_map(|one| Some(one["value"].as_str()?.to_owned())).collect())
+}
+
+/// The payload of a signed request.
+fn payload(body: &[u8]) -> Option<Value> {
+    let signed: Value = serde_json::from_slice(body).ok()?;
+    let payload = BASE64_URL_SAFE_NO_PAD.decode(signed["payload"].as_str()?).ok()?;
+    serde_json::from_slice(&payload).ok()
 }

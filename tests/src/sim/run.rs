@@ -277,6 +277,9 @@ fn declare(world: &World, rng: &mut Rng) {
         let issuer = IssuerSpec {
             name: name.parse().expect("a name"),
             directory: format!("https://{name}/directory"),
+            external_account: None,
+            profile: None,
+            preferred_chain: None,
             contacts: Vec::new(),
             trust_roots_pem: String::new(),
             limits: BTreeMap::new(),
@@ -309,6 +312,8 @@ fn declare(world: &World, rng: &mut Rng) {
                 .map(|host| format!("{host}.{name}.test").parse().expect("a name"))
                 .collect(),
             key_type: KeyType::EcdsaP256,
+            reuse_key: false,
+            profile: None,
             issuers: ["main", "spare"].map(|name| name.parse().expect("a name")).to_vec(),
             challenges: Vec::new(),
             labels: labels.clone(),

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,11 +107,21 @@ impl Center {
 
     /// Starts Pebble; the coordinator is ready to be started.
     pub(crate) async fn prepare(scene: &Scene, options: Options) -> Result<Self> {
-        let pebble = Pebble::start(&scene.folder("pebble")?, &options.pebble).await?;
+        Self::prepare_in(scene.path(), options).await
+    }
+
+    /// As [`Self::prepare`], for a test with several: with its files in `folder`.
+    pub(crate) async fn prepare_in(folder: &Path, options: Options) -> Result<Self> {
+        let within = |name: &str| -> Result<PathBuf> {
+            let folder = folder.join(name);
+            std::fs::create_dir_all(&folder)?;
+            Ok(folder)
+        };
+        let pebble = Pebble::start(&within("pebble")?, &options.pebble).await?;
         let gate = Gate::open(pebble.address(), pebble.https_root()).await?;
-        let folder = scene.folder("coordinator")?;
-        let coordinator = Coordinator::prepare(&folder, options.coordinator).await?;
-        Ok(Self { coordinator, gate, pebble, folder: scene.path().to_owned() })
+        let coordinator =
+            Coordinator::prepare(&within("coordinator")?, options.coordinator).await?;
+        Ok(Self { coordinator, gate, pebble, folder: folder.to_owned() })
     }
 
     pub(crate) fn cli(&self) -> Cli {

@@ -3,6 +3,7 @@
 //! One module for each topic. Each test has its own servers on its own ports; run them with
 //! `cargo xtask test end_to_end`.
 
+mod accounts;
 mod activation;
 mod bad_input;
 mod center;
@@ -11,10 +12,13 @@ mod crash_coordinator;
 mod files;
 mod harness;
 mod issuance;
+mod issuers;
+mod keys;
 mod look;
 mod offline;
 mod operations;
 mod peer;
 mod refusals;
+mod revocation;
 mod secrets;
 mod views;

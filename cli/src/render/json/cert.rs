@@ -62,11 +62,14 @@ pub(crate) struct CertificateDetail {
     #[serde(flatten)]
     summary: Certificate,
     key_type: Option<String>,
+    reuse_key: bool,
+    profile: Option<String>,
     issuers: Vec<String>,
     challenges: Vec<String>,
     labels: BTreeMap<String, String>,
     serial: Option<String>,
     fingerprint: Option<String>,
+    public_key_sha256: Option<String>,
     issued_by: Option<String>,
     decision: Option<String>,
     decision_code: Option<String>,
@@ -74,6 +77,7 @@ pub(crate) struct CertificateDetail {
     failures: u32,
     next_attempt: Option<Timestamp>,
     order: Option<Order>,
+    revocations: Vec<Revocation>,
     deployments: Vec<AgentDeployment>,
     chain_pem: Option<String>,
 }
@@ -84,11 +88,14 @@ impl From<&v1::CertificateDetail> for CertificateDetail {
         Self {
             summary: detail.summary.as_ref().map(Certificate::from).unwrap_or_default(),
             key_type: some(&spec.key_type),
+            reuse_key: spec.reuse_key,
+            profile: some(&spec.profile),
             issuers: spec.issuers,
             challenges: spec.challenges,
             labels: spec.labels,
             serial: some(&detail.serial),
             fingerprint: some(&detail.fingerprint),
+            public_key_sha256: some(&detail.public_key_sha256),
             issued_by: some(&detail.issued_by),
             decision: some(&detail.decision),
             decision_code: some(&detail.decision_code),
@@ -96,6 +103,7 @@ impl From<&v1::CertificateDetail> for CertificateDetail {
             failures: detail.failures,
             next_attempt: from_timestamp(detail.next_attempt.as_ref()),
             order: detail.order.as_ref().map(Order::from),
+            revocations: detail.revocations.iter().map(Revocation::from).collect(),
             deployments: detail.deployments.iter().map(AgentDeployment::from).collect(),
             chain_pem: some(&detail.chain_pem),
         }
@@ -126,6 +134,53 @@ impl From<&v1::OrderDetail> for Order {
             deadline: from_timestamp(order.deadline.as_ref()),
             generation: order.generation,
         }
+    }
+}
+
+/// A revocation of one bundle.
+#[derive(Debug, Serialize)]
+struct Revocation {
+    generation: u64,
+    serial: String,
+    issuer: String,
+    reason: String,
+    state: String,
+    message: Option<String>,
+    requested_at: Option<Timestamp>,
+    requested_by: String,
+    ended_at: Option<Timestamp>,
+}
+
+impl From<&v1::Revocation> for Revocation {
+    fn from(revocation: &v1::Revocation) -> Self {
+        Self {
+            generation: revocation.generation,
+            serial: revocation.serial.clone(),
+            issuer: revocation.issuer.clone(),
+            reason: revocation.reason.clone(),
+            state: revocation.state.clone(),
+            message: some(&revocation.message),
+            requested_at: from_timestamp(revocation.requested_at.as_ref()),
+            requested_by: revocation.requested_by.clone(),
+            ended_at: from_timestamp(revocation.ended_at.as_ref()),
+        }
+    }
+}
+
+/// `cert revoke`.
+#[derive(Debug, Serialize)]
+pub(crate) struct RevocationOf {
+    name: String,
+    #[serde(flatten)]
+    revocation: Revocation,
+    /// Whether a new bundle is made in its place.
+    replaced: bool,
+}
+
+impl RevocationOf {
+    pub(crate) fn new(name: &str, revocation: &v1::Revocation) -> Self {
+        let replaced = revocation.replaced;
+        Self { name: name.to_owned(), revocation: Revocation::from(revocation), replaced }
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod agent;
 mod cert;
+mod issuer;
 mod lease;
 mod status;
 
@@ -17,7 +18,8 @@ use serde::Serialize;
 
 pub(crate) use self::{
     agent::{AgentDetail, Agents, Removal, Token},
-    cert::{CertificateDetail, Certificates, Progress, Renewal},
+    cert::{CertificateDetail, Certificates, Progress, Renewal, RevocationOf},
+    issuer::{Issuer, IssuerCheck, Issuers},
     lease::{Lease, Transfer},
     status::Status,
 };

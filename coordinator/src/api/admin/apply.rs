@@ -1,6 +1,7 @@
 //! Applying a desired state.
 
 use chancery_proto::v1::{ApplyRequest, ApplyResponse};
+use chancery_shared::{name::IssuerName, secret::Secret};
 use tonic::Status;
 
 use super::super::Api;
@@ -9,6 +10,7 @@ use crate::{
     election::Leadership,
     mirror::View,
     record::EventKind,
+    seal::Context,
     store::Error,
     sweep,
 };
@@ -20,7 +22,10 @@ impl Api {
         request: ApplyRequest,
         who: &str,
     ) -> Result<ApplyResponse, Status> {
-        let desired = apply::read(&request.desired.clone().unwrap_or_default())
+        let seal = |issuer: &IssuerName, secret: &Secret| {
+            self.sealer.seal(&Context::external_account(issuer), secret.expose_secret())
+        };
+        let desired = apply::read(&request.desired.clone().unwrap_or_default(), &seal)
             .map_err(|problems| Status::invalid_argument(problems.to_string()))?;
         if request.dry_run {
             let (plan, _) = self.plan(&desired, request.prune).await?;

@@ -3,12 +3,14 @@
 use std::{pin::Pin, sync::Arc};
 
 use chancery_proto::v1::{
-    AgentDetail, ApplyRequest, ApplyResponse, CertificateDetail, CreateTokenRequest,
-    CreateTokenResponse, Event, FollowCertificateRequest, Lease, ListAgentsRequest,
-    ListAgentsResponse, ListCertificatesRequest, ListCertificatesResponse, ListEventsRequest,
-    ListEventsResponse, RemoveAgentRequest, RemoveAgentResponse, RenewCertificateRequest,
-    RenewCertificateResponse, RotateSealRequest, RotateSealResponse, SealDetail, ShowAgentRequest,
-    ShowCertificateRequest, ShowLeaseRequest, ShowSealRequest, StatusRequest, StatusResponse,
+    AgentDetail, ApplyRequest, ApplyResponse, CertificateDetail, ChangeAccountRequest,
+    CheckIssuerRequest, CreateTokenRequest, CreateTokenResponse, Event, FollowCertificateRequest,
+    IssuerCheck, IssuerDetail, Lease, ListAgentsRequest, ListAgentsResponse,
+    ListCertificatesRequest, ListCertificatesResponse, ListEventsRequest, ListEventsResponse,
+    ListIssuersRequest, ListIssuersResponse, RemoveAgentRequest, RemoveAgentResponse,
+    RenewCertificateRequest, RenewCertificateResponse, Revocation, RevokeCertificateRequest,
+    RotateSealRequest, RotateSealResponse, SealDetail, ShowAgentRequest, ShowCertificateRequest,
+    ShowIssuerRequest, ShowLeaseRequest, ShowSealRequest, StatusRequest, StatusResponse,
     TransferLeaseRequest, TransferLeaseResponse, admin_service_server::AdminService,
 };
 use chancery_shared::wire::to_timestamp;
@@ -22,7 +24,9 @@ use crate::record;
 mod agents;
 mod apply;
 mod certificates;
+mod issuers;
 mod lease;
+mod revoke;
 mod seal;
 
 pub(super) struct Admin {
@@ -87,6 +91,14 @@ impl AdminService for Admin {
         self.api.renew_certificate(&name, &who).await.map(Response::new)
     }
 
+    async fn revoke_certificate(
+        &self,
+        request: Request<RevokeCertificateRequest>,
+    ) -> Result<Response<Revocation>, Status> {
+        let who = operator(&request);
+        self.api.revoke_certificate(request.get_ref(), &who).await.map(Response::new)
+    }
+
     async fn follow_certificate(
         &self,
         request: Request<FollowCertificateRequest>,
@@ -94,6 +106,38 @@ impl AdminService for Admin {
         let name = name(&request.get_ref().name)?;
         let stream = certificates::follow(&self.api, name, self.shutdown.clone())?;
         Ok(Response::new(stream))
+    }
+
+    async fn list_issuers(
+        &self,
+        _: Request<ListIssuersRequest>,
+    ) -> Result<Response<ListIssuersResponse>, Status> {
+        Ok(Response::new(ListIssuersResponse { issuers: self.api.status.issuers() }))
+    }
+
+    async fn show_issuer(
+        &self,
+        request: Request<ShowIssuerRequest>,
+    ) -> Result<Response<IssuerDetail>, Status> {
+        let name = name(&request.get_ref().name)?;
+        let detail = self.api.status.issuer(&name);
+        detail.map(Response::new).ok_or_else(|| not_found("issuer", &name))
+    }
+
+    async fn check_issuer(
+        &self,
+        request: Request<CheckIssuerRequest>,
+    ) -> Result<Response<IssuerCheck>, Status> {
+        let name = name(&request.get_ref().name)?;
+        self.api.check_issuer(&name).await.map(Response::new)
+    }
+
+    async fn change_account(
+        &self,
+        request: Request<ChangeAccountRequest>,
+    ) -> Result<Response<IssuerDetail>, Status> {
+        let who = operator(&request);
+        self.api.change_account(request.get_ref(), &who).await.map(Response::new)
     }
 
     async fn list_agents(

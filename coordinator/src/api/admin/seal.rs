@@ -55,8 +55,11 @@ fn sealed_under(view: &View) -> BTreeMap<u32, u32> {
     let orders = view.orders.values().map(|order| order.record.key.data_key);
     let accounts = view.accounts.values().map(|account| account.record.key.data_key);
     let authority = view.authority.iter().map(|authority| authority.record.key.data_key);
+    let bindings = view.issuers.values().filter_map(|issuer| {
+        issuer.record.external_account.as_ref().map(|bound| bound.key.data_key)
+    });
     let mut records = BTreeMap::new();
-    for key in bundles.chain(orders).chain(accounts).chain(authority) {
+    for key in bundles.chain(orders).chain(accounts).chain(bindings).chain(authority) {
         *records.entry(key).or_default() += 1;
     }
     records

@@ -11,7 +11,7 @@ impl Journal {
     /// A batch that removes an order and exactly the challenges that it presented. One that
     /// another order has presented since (a CA may give the same authorization to two) stays. So does
     /// one with a TXT record, until the sweeper has removed that from the DNS.
-    pub(super) async fn ending(
+    pub(in crate::order) async fn ending(
         &self,
         leadership: &Leadership,
         entry: &Entry,

@@ -80,6 +80,7 @@ mod tests {
         let put = |key: &[u8], generation, at| {
             let context = Context::bundle(&certificate, Generation(generation));
             let bundle = Bundle {
+                issuer: None,
                 certificate: certificate.clone(),
                 generation: Generation(generation),
                 leaf: leaf.clone(),

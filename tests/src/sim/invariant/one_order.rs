@@ -148,6 +148,7 @@ mod tests {
             account: String::new(),
             identifiers: Vec::new(),
             key_type: KeyType::default(),
+            profile: None,
             key: Sealed { data_key: 1, bytes: Vec::new() },
             challenges: Vec::new(),
             reason: String::new(),

@@ -145,6 +145,11 @@ mod tests {
             directory: String::new(),
             key: sealer.seal(&Context::account(&issuer), &der),
             url: None,
+            contacts: None,
+            bound: None,
+            next_key: None,
+            deactivated_at: None,
+            change: None,
         };
         let learned = |leak: Vec<u8>| {
             let mut invariant = Plaintext::default();

@@ -1,0 +1,178 @@
+//! Asking for a revocation. The leader sees to it: [`crate::errands`].
+
+use std::time::Duration;
+
+use chancery_proto::v1::{Revocation as WireRevocation, RevokeCertificateRequest};
+use chancery_shared::{name::CertName, number::Generation, revocation::RevocationReason, x509};
+use tonic::Status;
+
+use super::{super::Api, name, not_found};
+use crate::{
+    record::{
+        self, Bundle, CertificateSpec, CertificateState, EventKind, Order, Revocation, Revoked, key,
+    },
+    status::revocation,
+};
+
+impl Api {
+    /// Writes down that a bundle is to be revoked, and waits a little until it is.
+    pub(super) async fn revoke_certificate(
+        &self,
+        request: &RevokeCertificateRequest,
+        who: &str,
+    ) -> Result<WireRevocation, Status> {
+        let certificate: CertName = name(&request.name)?;
+        let reason = match request.reason.as_str() {
+            "" => RevocationReason::default(),
+            text => text.parse().map_err(|error: chancery_shared::revocation::UnknownReason| {
+                Status::invalid_argument(error.to_string())
+            })?,
+        };
+        let generation = Generation(request.generation);
+        self.ask_to_revoke(&certificate, generation, reason, who).await
+    }
+
+    async fn ask_to_revoke(
+        &self,
+        name: &CertName,
+        generation: Generation,
+        reason: RevocationReason,
+        who: &str,
+    ) -> Result<WireRevocation, Status> {
+        let leadership = self.lead().await?;
+        let state_key = key::state(name);
+        let Some((mut state, state_revision)) = self.get::<CertificateState>(&state_key).await?
+        else {
+            return Err(not_found("certificate", name));
+        };
+        let generation = if generation.0 == 0 { state.generation } else { generation };
+        let at = key::revocation(name, generation);
+        let former = self.get::<Revocation>(&at).await?;
+        if let Some((former, _)) = &former
+            && former.ended.as_ref().is_none_or(|ended| ended.refused.is_none())
+        {
+            return self.revoked(name, generation).await;
+        }
+        let bundle = self.bundle(name, generation).await?;
+        let is_newest = generation == state.generation && state.issued.is_some();
+        let is_shared = reason == RevocationReason::KeyCompromise
+            && !is_newest
+            && self.has_the_newest_key(name, &state, &bundle).await?;
+        if is_newest || is_shared {
+            self.refuse_if_the_key_is_used_again(name, reason).await?;
+            let (now, generation) = (self.clock.now(), state.generation);
+            state.revoked = Some(Revoked { generation, reason, at: now });
+            // So that no wait after a failure holds it back.
+            state.renewal_requested_at = Some(now);
+        }
+        let issuer = bundle.issuer.clone();
+        let issuer = issuer.or_else(|| state.issued.as_ref().map(|issued| issued.issuer.clone()));
+        let issuer = issuer.ok_or_else(|| not_found("issuer of certificate", name))?;
+        let facts =
+            x509::Facts::of(&bundle.leaf).map_err(|error| Status::data_loss(error.to_string()))?;
+        let revocation = Revocation {
+            certificate: name.clone(),
+            generation,
+            serial: facts.serial,
+            leaf: bundle.leaf,
+            issuer,
+            reason,
+            requested_at: self.clock.now(),
+            requested_by: who.to_owned(),
+            ended: None,
+        };
+        let batch = leadership
+            .batch()
+            .unchanged(&*at, former.map(|(_, revision)| revision))
+            .put(&*at, record::encode(&revocation))
+            .unchanged(&*state_key, Some(state_revision))
+            .put(state_key, record::encode(&state));
+        self.commit(batch).await?;
+        let message = format!(
+            "{who} asked for the revocation of generation {generation}, serial {}: {reason}",
+            revocation.serial
+        );
+        self.events.record(EventKind::RevocationRequested, name.as_str(), message);
+        self.revoked(name, generation).await
+    }
+
+    /// A bundle that is kept.
+    async fn bundle(&self, name: &CertName, generation: Generation) -> Result<Bundle, Status> {
+        if let Some((bundle, _)) = self.get::<Bundle>(&key::bundle(name, generation)).await? {
+            return Ok(bundle);
+        }
+        let kept = self.store.list(&format!("{}{name}/", key::BUNDLES)).await;
+        let kept = kept.map_err(|error| self.refused(&error))?;
+        let kept: Vec<String> = kept
+            .entries
+            .iter()
+            .filter_map(|entry| entry.key.rsplit('/').next()?.parse::<u64>().ok())
+            .map(|generation| generation.to_string())
+            .collect();
+        Err(Status::not_found(match kept.as_slice() {
+            [] => format!("certificate {name} has not been issued"),
+            kept => format!(
+                "generation {generation} of certificate {name} is not kept; there are {}",
+                kept.join(", ")
+            ),
+        }))
+    }
+
+    /// Whether the newest bundle has the key of `bundle`.
+    async fn has_the_newest_key(
+        &self,
+        name: &CertName,
+        state: &CertificateState,
+        bundle: &Bundle,
+    ) -> Result<bool, Status> {
+        let newest = self.get::<Bundle>(&key::bundle(name, state.generation)).await?;
+        let key_of = |bundle: &Bundle| x509::public_key_of(&bundle.leaf).ok();
+        Ok(newest.is_some_and(|(newest, _)| key_of(&newest) == key_of(bundle)))
+    }
+
+    /// An order that keeps the key has it already: what it brings would be compromised, too.
+    async fn refuse_if_the_key_is_used_again(
+        &self,
+        name: &CertName,
+        reason: RevocationReason,
+    ) -> Result<(), Status> {
+        if reason != RevocationReason::KeyCompromise {
+            return Ok(());
+        }
+        let spec = self.get::<CertificateSpec>(&key::certificate(name)).await?;
+        let keeps = spec.is_some_and(|(spec, _)| spec.reuse_key);
+        if keeps && self.get::<Order>(&key::order(name)).await?.is_some() {
+            return Err(Status::failed_precondition(format!(
+                "an order for certificate {name} is under way with the key that is to be given up; \
+                 nothing was changed: try again when it is over"
+            )));
+        }
+        Ok(())
+    }
+
+    /// What has become of a revocation, once it has ended, or after a while.
+    async fn revoked(
+        &self,
+        name: &CertName,
+        generation: Generation,
+    ) -> Result<WireRevocation, Status> {
+        let mut touched = self.mirror.touched();
+        let key = (name.clone(), generation);
+        let shown = || {
+            let view = self.mirror.read();
+            let found = view.revocations.get(&key).map(|found| found.record.clone());
+            found.map(|found| revocation(&view, &found))
+        };
+        let ended = async {
+            while shown().is_none_or(|shown| shown.state == "pending") {
+                // Lagging is as good a reason to look again.
+                let _ = touched.recv().await;
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, ended).await;
+        shown().ok_or_else(|| Status::unavailable("it was asked for, but cannot be seen yet"))
+    }
+}
+
+/// For a CA that answers. Less than clients wait for an answer of ours.
+const PATIENCE: Duration = Duration::from_secs(6);

@@ -1,0 +1,177 @@
+//! The private keys of certificates: made aside, or kept from the generation before.
+
+use std::{sync::Arc, thread};
+
+use chancery_shared::{key_type::KeyType, revocation::RevocationReason, secret::Secret};
+use tokio::sync::Semaphore;
+
+use super::{Error, Wanted, journal::Journal};
+use crate::{
+    record::{Bundle, key},
+    seal::Context,
+};
+
+/// How the private keys of orders are made.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Generate {
+    /// On a thread of its own: an RSA key takes a second.
+    #[default]
+    Aside,
+    /// Where it is asked for, so that the order of events depends on nothing but a seed.
+    InPlace,
+}
+
+/// Makes private keys.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    generate: Generate,
+    /// RSA keys that may be made at once: they must not take the processor from leases and streams.
+    rsa: Arc<Semaphore>,
+}
+
+impl Keys {
+    /// Makes keys as `generate` says; RSA keys on half of the processors at most.
+    pub(super) fn new(generate: Generate) -> Self {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        Self { generate, rsa: Arc::new(Semaphore::new((processors / 2).max(1))) }
+    }
+
+    /// A fresh key, PKCS#8 DER. Dropping the future leaves one that is being made to its end, in its
+    /// place.
+    async fn fresh(&self, key_type: KeyType) -> Result<Secret, Error> {
+        let generated = match self.generate {
+            Generate::Aside => {
+                let permit = if is_slow(key_type) {
+                    Some(self.rsa.clone().acquire_owned().await.expect("it is never closed"))
+                } else {
+                    None
+                };
+                let made = tokio::task::spawn_blocking(move || {
+                    let _permit = permit;
+                    key_type.generate()
+                });
+                made.await.map_err(|error| Error::Crypto(error.to_string()))?
+            }
+            Generate::InPlace => key_type.generate(),
+        };
+        let pair = generated.map_err(|error| Error::Crypto(error.to_string()))?;
+        Ok(Secret::new(pair.serialize_der()))
+    }
+}
+
+impl Journal {
+    /// The private key for the order that is `wanted`, PKCS#8 DER: a fresh one, unless the
+    /// certificate keeps its key.
+    pub(super) async fn key_for(&self, wanted: &Wanted) -> Result<Secret, Error> {
+        if let Some(kept) = self.kept_key(wanted).await {
+            return Ok(kept);
+        }
+        self.keys().fresh(wanted.spec.key_type).await
+    }
+
+    /// The key of the newest bundle, if it is to be used again. One that is not to be had does not stop
+    /// a renewal.
+    async fn kept_key(&self, wanted: &Wanted) -> Option<Secret> {
+        let (spec, state) = (&wanted.spec, &wanted.state);
+        let issued = state.issued.as_ref()?;
+        let is_compromised = state.revoked.as_ref().is_some_and(|revoked| {
+            revoked.generation == state.generation
+                && revoked.reason == RevocationReason::KeyCompromise
+        });
+        if !spec.reuse_key || issued.key_type != spec.key_type || is_compromised {
+            return None;
+        }
+        let at = key::bundle(&spec.name, state.generation);
+        let opened = match self.read::<Bundle>(&at).await {
+            Ok(Some((bundle, _))) => {
+                let context = Context::bundle(&bundle.certificate, bundle.generation);
+                self.sealer().open(&context, &bundle.key).map_err(Error::from)
+            }
+            Ok(None) => return None,
+            Err(error) => Err(error),
+        };
+        opened
+            .inspect_err(|error| {
+                tracing::warn!(%error, certificate = %spec.name, "the key cannot be kept; making another");
+            })
+            .ok()
+    }
+}
+
+/// Whether making such a key takes long enough to be felt.
+fn is_slow(key_type: KeyType) -> bool {
+    match key_type {
+        KeyType::EcdsaP256 | KeyType::EcdsaP384 => false,
+        KeyType::Rsa2048 | KeyType::Rsa3072 | KeyType::Rsa4096 => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        order::{Outcome, Tries, testing::World},
+        record::{CertificateSpec, CertificateState},
+    };
+
+    async fn public_key(world: &World, name: &chancery_shared::name::CertName) -> [u8; 32] {
+        let generation = world.state(name).await.generation;
+        let bundle: Bundle = world.get(&key::bundle(name, generation)).await.unwrap();
+        *chancery_shared::x509::public_key_of(&bundle.leaf).unwrap().as_bytes()
+    }
+
+    /// Has the certificate renewed as an operator would.
+    async fn renew(world: &World, name: &chancery_shared::name::CertName) {
+        let mut state: CertificateState = world.state(name).await;
+        state.renewal_requested_at = Some(world.clock.now());
+        world.put(key::state(name), &state).await;
+        let run = Box::pin(world.run(name, Tries::default()));
+        assert!(matches!(run.await, Outcome::Over));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_is_kept_only_on_request_and_while_it_is_of_the_wanted_kind() {
+        let world = World::new().await;
+        let name = world.declare("www", "main").await;
+        assert!(matches!(world.run(&name, Tries::default()).await, Outcome::Over));
+        let first = public_key(&world, &name).await;
+        renew(&world, &name).await;
+        let second = public_key(&world, &name).await;
+        assert_ne!(first, second, "keys are fresh unless declared otherwise");
+
+        let spec: CertificateSpec = world.get(&key::certificate(&name)).await.unwrap();
+        let keeps = CertificateSpec { reuse_key: true, ..spec };
+        world.put(key::certificate(&name), &keeps).await;
+        renew(&world, &name).await;
+        assert_eq!(public_key(&world, &name).await, second);
+
+        let stronger = CertificateSpec { key_type: KeyType::EcdsaP384, ..keeps };
+        world.put(key::certificate(&name), &stronger).await;
+        renew(&world, &name).await;
+        let third = public_key(&world, &name).await;
+        assert_ne!(third, second);
+        let generation = world.state(&name).await.generation;
+        assert_eq!(generation.0, 4);
+
+        // A bundle that is lost costs the key, not the renewal.
+        world.commit(crate::store::Batch::unfenced().delete(key::bundle(&name, generation))).await;
+        renew(&world, &name).await;
+        assert_ne!(public_key(&world, &name).await, third);
+    }
+
+    #[tokio::test]
+    async fn few_rsa_keys_are_made_at_once_and_others_do_not_wait_for_them() {
+        let keys = Keys { generate: Generate::Aside, rsa: Arc::new(Semaphore::new(1)) };
+        let busy = keys.rsa.clone().acquire_owned().await.unwrap();
+        let waiting = tokio::spawn({
+            let keys = keys.clone();
+            async move { keys.fresh(KeyType::Rsa2048).await.unwrap() }
+        });
+        let quick = keys.fresh(KeyType::EcdsaP384).await.unwrap();
+        assert!(!quick.expose_secret().is_empty());
+        assert!(!waiting.is_finished());
+        drop(busy);
+        assert!(!waiting.await.unwrap().expose_secret().is_empty());
+        assert_eq!(keys.rsa.available_permits(), 1);
+    }
+}

@@ -149,9 +149,19 @@ impl Plan {
                     (0, on(&key, known).put(&*key, record::encode(spec)))
                 }
                 Step::CreateCertificate(spec) | Step::UpdateCertificate(spec) => {
-                    let known = present.certificates.get(&spec.name).map(|known| known.revision);
+                    let known = present.certificates.get(&spec.name);
                     let key = key::certificate(&spec.name);
-                    (1, on(&key, known).put(&*key, record::encode(spec)))
+                    let batch = on(&key, known.map(|known| known.revision));
+                    let batch = batch.put(&*key, record::encode(spec));
+                    let is_another = known.is_some_and(|known| asks_otherwise(&known.record, spec));
+                    (
+                        1,
+                        if is_another {
+                            forget_failures(batch, present, &spec.name)
+                        } else {
+                            batch
+                        },
+                    )
                 }
                 Step::DeleteCertificate(name) => {
                     let known = present.certificates.get(name).map(|known| known.revision);
@@ -174,6 +184,25 @@ impl Plan {
         }
         packer.finish()
     }
+}
+
+/// Whether what `after` asks issuers for is not what `before` did.
+fn asks_otherwise(before: &CertificateSpec, after: &CertificateSpec) -> bool {
+    before.issuers != after.issuers
+        || before.identifiers != after.identifiers
+        || before.key_type != after.key_type
+        || before.profile != after.profile
+}
+
+/// Failures of what was declared before say nothing of what is declared now: no wait, and the first
+/// issuer has its turn.
+fn forget_failures(batch: Batch, present: &View, name: &CertName) -> Batch {
+    let Some(state) = present.states.get(name).filter(|state| state.record.failures > 0) else {
+        return batch;
+    };
+    let at = key::state(name);
+    let fresh = CertificateState { failures: 0, last_failure: None, ..(*state.record).clone() };
+    batch.unchanged(&*at, Some(state.revision)).put(&*at, record::encode(&fresh))
 }
 
 fn on(key: &str, known: Option<Revision>) -> Batch {

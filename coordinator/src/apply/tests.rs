@@ -271,6 +271,37 @@ fn a_large_plan_is_carried_out_in_an_order_that_is_always_consistent() {
 }
 
 #[test]
+fn another_issuer_begins_without_the_failures_of_the_former() {
+    let failing = CertificateState {
+        failures: 4,
+        last_failure: Some(record::Failure {
+            at: now(),
+            message: "no".to_owned(),
+            code: "ca-rejected".to_owned(),
+            retry_at: now(),
+        }),
+        ..CertificateState::default()
+    };
+    let www: CertName = "www".parse().unwrap();
+    let present = with(&desired(), &[(key::state(&www), &failing)]);
+    let written = |change: &dyn Fn(&mut WireCertificate)| {
+        let mut wire = desired();
+        change(&mut wire.certificates[0]);
+        let plan = plan(&present, &wire, false);
+        let batch = plan.batches(Batch::unfenced(), &present, &[]).remove(0);
+        batch.operations.into_iter().find_map(|operation| match operation {
+            Operation::Put(key, value) if key == key::state(&www) => {
+                Some(record::decode::<CertificateState>(&key, &value).unwrap())
+            }
+            _ => None,
+        })
+    };
+    let other = |www: &mut WireCertificate| www.issuers = vec!["spare".to_owned()];
+    assert_eq!(written(&other), Some(CertificateState::default()));
+    assert_eq!(written(&|www| www.labels.clear()), None);
+}
+
+#[test]
 fn all_problems_are_named_at_once() {
     let wire = DesiredState {
         issuers: vec![

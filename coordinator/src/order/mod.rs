@@ -47,11 +47,12 @@ pub mod jose;
 pub mod journal;
 mod keys;
 mod patience;
-mod profile;
 mod refuses;
 mod revoke;
 mod spending;
 pub mod stage;
+mod unwanted;
+mod wanted;
 
 pub use error::{Class, Error, Refuses};
 pub use keys::Generate;
@@ -71,7 +72,6 @@ use crate::{
     members::Peers,
     metrics::Metrics,
     mirror::Mirror,
-    plan,
     record::{CertificateSpec, CertificateState, EventKind, IssuerSpec, Stage},
     seal::Sealer,
     store::{self, Store},
@@ -82,7 +82,7 @@ use crate::{
 pub struct Options {
     /// How long one leader works on an order, waiting included.
     pub deadline: Duration,
-    /// How long to wait after a first failed order; see [`plan::wait_after`].
+    /// How long to wait after a first failed order; see [`crate::plan::wait_after`].
     pub retry_first: Duration,
 }
 
@@ -294,6 +294,7 @@ impl Orders {
         tries: &mut Tries,
     ) -> Result<Attempt, Error> {
         let live = self.journal.live(certificate).await?;
+        let live = self.give_up_unwanted(leadership, certificate, live, tries).await?;
         let Some(wanted) = self.wanted(certificate, live.as_ref()).await? else {
             return Ok(Attempt::Nothing);
         };
@@ -308,8 +309,15 @@ impl Orders {
         }
         let visit = self.pauses.enter(&wanted.issuer.name, self.clock.monotonic())?;
         let work = Box::pin(self.proceed(leadership, &wanted, live, &visit, tries));
+        let work = async {
+            tokio::select! {
+                biased;
+                done = work => done.map(Attempt::Done),
+                () = self.until_unwanted(certificate, &wanted.issuer.name) => Ok(Attempt::Nothing),
+            }
+        };
         let result = match tokio::time::timeout(left, work).await {
-            Ok(result) => result.map(Attempt::Done),
+            Ok(result) => result,
             Err(_) => match self.journal.live(certificate).await? {
                 None if had_begun => Ok(Attempt::Nothing),
                 live => Err(passed(live.map_or("none", |entry| entry.order.stage.name()))),
@@ -390,35 +398,6 @@ impl Orders {
     fn time_left(&self, tries: &mut Tries) -> Duration {
         let now = self.clock.monotonic();
         self.options.deadline.saturating_sub(now.since(tries.order_since(now)))
-    }
-
-    /// What is to be ordered; `None` if nothing is. Decided upon what the store says, not the
-    /// mirror, which may be behind: what was issued a moment ago is not ordered again.
-    async fn wanted(
-        &self,
-        certificate: &CertName,
-        live: Option<&Entry>,
-    ) -> Result<Option<Wanted>, Error> {
-        let Some((spec, spec_revision)) = self.journal.spec(certificate).await? else {
-            return Ok(None);
-        };
-        let (state, state_revision) = self.journal.state(certificate).await?;
-        let now = self.clock.now();
-        let facts = plan::Facts { spec: &spec, state: Some(&state), order: None };
-        let decision = plan::decide(&facts, now);
-        let issuer = if let Some(entry) = live {
-            entry.order.issuer.clone()
-        } else if decision.is_due(now) {
-            let issuer = plan::issuer_for(&spec, Some(&state));
-            issuer.ok_or_else(|| Error::BadIssuer("none is named".to_owned()))?.clone()
-        } else {
-            return Ok(None);
-        };
-        let issuer = self.journal.issuer(&issuer).await?.ok_or_else(|| {
-            Error::BadIssuer(format!("{issuer} is not declared; apply a file that declares it"))
-        })?;
-        let reason = decision.message;
-        Ok(Some(Wanted { spec, spec_revision, state, state_revision, issuer, reason }))
     }
 
     async fn begin(

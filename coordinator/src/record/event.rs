@@ -61,6 +61,8 @@ kinds! {
     OrderResumed = "order.resumed",
     /// An order failed.
     OrderFailed = "order.failed",
+    /// An order was given up, because nobody wants it any more.
+    OrderGivenUp = "order.given-up",
     /// A new bundle was stored.
     CertificateIssued = "certificate.issued",
     /// An operator asked for a renewal.

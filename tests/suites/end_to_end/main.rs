@@ -9,6 +9,7 @@ mod bad_input;
 mod center;
 mod crash_agent;
 mod crash_coordinator;
+mod fallback;
 mod files;
 mod harness;
 mod issuance;

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::challenge::dns01::{
     DEFAULT_PROPAGATION_DEADLINE, Options, ProviderOptions,
-    providers::{KINDS, Kind, Settings, kind},
+    providers::{Kind, Settings, kind, kinds},
 };
 
 /// Reads both tables.
@@ -47,7 +47,7 @@ fn read_provider<'a>(
     table: &mut Section<'a>,
     name: Option<DnsProviderName>,
 ) -> Option<ProviderOptions> {
-    let kinds: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+    let kinds: Vec<&str> = kinds().map(|kind| kind.name).collect();
     let kinds = kinds.join(", ");
     if !table.has("kind") {
         reader.missing(table, "kind", &format!("kind = \"rfc2136\"; known here: {kinds}"));

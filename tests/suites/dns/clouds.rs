@@ -8,6 +8,8 @@ use anyhow::{Result, ensure};
 use chancery_shared::key_type::KeyType;
 use chancery_tests::dns::{Bind, Cloud, Refusal, TOKEN};
 use chancery_tests::scene::{self, Scene};
+#[cfg(not(feature = "aws"))]
+use chancery_tests::{process, wait};
 use serde_json::json;
 
 use crate::stage::{Stage, certificate};
@@ -220,6 +222,55 @@ fn acme_dns_is_updated_where_the_cname_leads() {
         stage.wait_until_issued("www", 1).await?;
         // It removes nothing, and keeps two.
         ensure!(cloud.values("8e5700ea.auth.example").len() == 2);
+        Ok(())
+    });
+}
+
+/// The TOML of a provider for Route 53 that is told nothing of credentials.
+fn route53_by_itself(bind: &Bind) -> String {
+    format!("\n[dns.route53]\nkind = \"route53\"\nname_servers = [\"{}\"]\n", bind.address())
+}
+
+#[cfg(feature = "aws")]
+#[test]
+fn route_53_takes_the_credentials_of_the_role_that_the_container_has() {
+    scene::play(async |scene| {
+        let (bind, cloud) = clouds(scene, &[]).await?;
+        let mut stage =
+            Stage::prepare(scene, bind.address(), &route53_by_itself(&bind), |options| {
+                options.environment = cloud.environment();
+                let home = scene.path().display().to_string();
+                options.environment.extend([
+                    ("HOME".to_owned(), home),
+                    ("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned()),
+                    (
+                        "AWS_CONTAINER_CREDENTIALS_FULL_URI".to_owned(),
+                        format!("{}/credentials", cloud.plain_url()),
+                    ),
+                ]);
+            })
+            .await?;
+        stage.coordinator.run().await?;
+        stage.apply(&declared("route53")).await?;
+        stage.wait_until_issued("route53", 1).await?;
+        stage.wait_until_txt(&challenge("route53"), &[]).await?;
+        let asked = |line: &String| line.contains("/credentials");
+        ensure!(cloud.seen().iter().any(asked), "nobody asked for the role's credentials");
+        Ok(())
+    });
+}
+
+#[cfg(not(feature = "aws"))]
+#[test]
+fn route_53_without_credentials_is_refused_where_they_cannot_be_found() {
+    scene::play(async |scene| {
+        let (bind, _cloud) = clouds(scene, &[]).await?;
+        let provider = route53_by_itself(&bind);
+        let stage = Stage::prepare(scene, bind.address(), &provider, |_| {}).await?;
+        let said = process::run(&mut stage.coordinator.command("check")?, wait::SOON).await?;
+        ensure!(said.status.code() == Some(2), "{said:?}");
+        let words = "dns.route53: credentials_file is missing";
+        ensure!(said.err.contains(words) && said.err.contains("feature `aws`"), "{}", said.err);
         Ok(())
     });
 }

@@ -1,10 +1,18 @@
-//! acme-dns: an update takes the place of the older of two values.
+//! What is asked for without TLS: acme-dns, where an update takes the place of the older of two
+//! values, and the credentials that AWS gives to a container.
 
 use serde_json::json;
 
 use super::{Answer, Asked, State, TOKEN};
 
 pub(super) fn answer(state: &mut State, asked: &Asked) -> Answer {
+    if asked.path == "/credentials" {
+        let body = json!({
+            "AccessKeyId": TOKEN, "SecretAccessKey": "a-secret-of-aws", "Token": "a-session",
+            "Expiration": "2099-01-01T00:00:00Z",
+        });
+        return Answer::new(200, body.to_string());
+    }
     if asked.path != "/update" {
         return Answer::new(404, json!({ "error": "not_found" }).to_string());
     }

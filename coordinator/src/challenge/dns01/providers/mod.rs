@@ -15,6 +15,7 @@ mod desec;
 mod digitalocean;
 mod exec;
 mod google;
+mod others;
 mod ovh;
 mod powerdns;
 mod rfc2136;
@@ -55,8 +56,8 @@ impl Built {
     }
 }
 
-/// Every kind of provider.
-pub const KINDS: &[&Kind] = &[
+/// Those that have a file of their own.
+const KINDS: &[&Kind] = &[
     &rfc2136::KIND,
     &powerdns::KIND,
     &exec::KIND,
@@ -69,9 +70,14 @@ pub const KINDS: &[&Kind] = &[
     &desec::KIND,
 ];
 
+/// Every kind of provider.
+pub fn kinds() -> impl Iterator<Item = &'static Kind> {
+    KINDS.iter().chain(others::KINDS).copied()
+}
+
 /// The kind of this name.
 pub fn kind(name: &str) -> Option<&'static Kind> {
-    KINDS.iter().copied().find(|kind| kind.name == name)
+    kinds().find(|kind| kind.name == name)
 }
 
 /// Makes the provider. All that is wrong with its settings otherwise.

@@ -42,7 +42,8 @@ fn build(settings: &Settings) -> Result<Built, Vec<String>> {
         DnsUpdater::new_rfc2136_tsig(server.as_str(), name, secret.expose_secret(), algorithm)
             .map_err(|error| format!("{shown}: the key cannot be used: {error:?}"))
     };
-    let updater = Updater::new(settings, vec![key_file.clone()], Manners::default(), make);
+    let manners = Manners { is_primary: true, ..Manners::default() };
+    let updater = Updater::new(settings, vec![key_file.clone()], manners, make);
     let updater = updater.map_err(|problem| vec![problem])?;
     let server = address.trim_start_matches("tcp://").to_owned();
     Ok(Built::new(Rfc2136 { updater, server, key_file }))

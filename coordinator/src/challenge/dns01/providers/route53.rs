@@ -1,4 +1,6 @@
-//! Amazon Route 53, with credentials from a file in the format of `~/.aws/credentials`.
+//! Amazon Route 53, with credentials from a file in the format of `~/.aws/credentials`, or those that
+//! AWS's own tools would find: in the environment, in profiles, by a web identity, from the container
+//! or from the instance.
 
 use chancery_shared::secret::Secret;
 use dns_update::{DnsUpdater, providers::route53::Route53Config};
@@ -9,36 +11,61 @@ use super::{
     through::{Manners, api},
 };
 
+#[cfg(feature = "aws")]
+mod chain;
+
 pub(super) const KIND: Kind = Kind {
     name: "route53",
-    required: &[("credentials_file", "credentials_file = \"/etc/chancery/aws-credentials\"")],
-    optional: &["profile", "region", "hosted_zone_id", "endpoint", "ttl"],
+    required: &[],
+    optional: &["credentials_file", "profile", "region", "hosted_zone_id", "endpoint", "ttl"],
     build,
 };
 
 fn build(settings: &Settings) -> Result<Built, Vec<String>> {
+    let manners = Manners { explain, ..Manners::default() };
+    if settings.optional("credentials_file").is_none() {
+        #[cfg(feature = "aws")]
+        return chain::build(settings, manners);
+        #[cfg(not(feature = "aws"))]
+        return Err(vec![
+            "credentials_file is missing, such as \"/etc/chancery/aws-credentials\": this program \
+             was built without the feature `aws`, and cannot find credentials by itself"
+                .to_owned(),
+        ]);
+    }
     let profile = settings.owned("profile").unwrap_or_else(|| "default".to_owned());
-    let (region, endpoint) = (settings.owned("region"), settings.owned("endpoint"));
-    let hosted_zone_id = settings.owned("hosted_zone_id");
+    let updater = updater(settings);
     let make = move |secrets: &[Secret]| {
         let text = text_of(&secrets[0])?;
         let value = |key: &str| {
             let found = value(text, &profile, key);
             found.ok_or_else(|| format!("the profile [{profile}] of the credentials has no {key}"))
         };
+        let (id, secret) = (value("aws_access_key_id")?, value("aws_secret_access_key")?);
+        updater(id, secret, value("aws_session_token").ok())
+    };
+    api(settings, &["credentials_file"], manners, make)
+}
+
+/// What makes an updater from an access key's id and secret, and a session token.
+fn updater(
+    settings: &Settings,
+) -> impl Fn(String, String, Option<String>) -> Result<DnsUpdater, String> + use<> {
+    let (region, endpoint) = (settings.owned("region"), settings.owned("endpoint"));
+    let hosted_zone_id = settings.owned("hosted_zone_id");
+    move |access_key_id, secret_access_key, session_token| {
         // Never printed: its Debug shows the secrets.
         let config = Route53Config {
-            access_key_id: value("aws_access_key_id")?,
-            secret_access_key: value("aws_secret_access_key")?,
-            session_token: value("aws_session_token").ok(),
+            access_key_id,
+            secret_access_key,
+            session_token,
             region: region.clone(),
             hosted_zone_id: hosted_zone_id.clone(),
             private_zone_only: None,
             endpoint: endpoint.clone(),
         };
         DnsUpdater::new_route53(config).map_err(|_| "region: there is no such region".to_owned())
-    };
-    api(settings, &["credentials_file"], Manners { explain, ..Manners::default() }, make)
+    }
 }
 
 /// The value of `key` in a section of a file of AWS credentials.

@@ -19,13 +19,15 @@ pub(super) struct Manners {
     pub(super) default_ttl_secs: u32,
     /// Whether it shows values in quotes, and the crate compares them with what was sent.
     pub(super) is_quoting: bool,
+    /// Whether it is the primary name server itself, which has no second opinion on what it has done.
+    pub(super) is_primary: bool,
     /// The meaning of errors that only this API has.
     pub(super) explain: fn(&str) -> Option<Failure>,
 }
 
 impl Default for Manners {
     fn default() -> Self {
-        Self { default_ttl_secs: 60, is_quoting: false, explain: |_| None }
+        Self { default_ttl_secs: 60, is_quoting: false, is_primary: false, explain: |_| None }
     }
 }
 
@@ -77,6 +79,8 @@ pub(super) const API_TIMEOUT: Option<Duration> = Some(Duration::from_secs(30));
 /// An updater that is made from a file of credentials, and made again when that changes.
 pub(super) struct Updater {
     files: Vec<PathBuf>,
+    /// Where the credentials are from, in words.
+    source: String,
     make: Make,
     manners: Manners,
     made: Mutex<Option<Made>>,
@@ -106,26 +110,58 @@ impl Updater {
         manners: Manners,
         make: impl Fn(&[Secret]) -> Result<DnsUpdater, String> + Send + Sync + 'static,
     ) -> Result<Self, String> {
-        let ttl_secs = settings.number("ttl", manners.default_ttl_secs)?;
-        let this = Self { files, make: Box::new(make), manners, made: Mutex::new(None), ttl_secs };
+        let shown: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+        let mut this = Self::from_elsewhere(settings, shown.join(" and "), manners, make)?;
+        this.files = files;
         this.current()?;
         Ok(this)
     }
 
+    /// An updater whose credentials are given to each call, as they are found at `source`.
+    pub(super) fn from_elsewhere(
+        settings: &Settings,
+        source: String,
+        manners: Manners,
+        make: impl Fn(&[Secret]) -> Result<DnsUpdater, String> + Send + Sync + 'static,
+    ) -> Result<Self, String> {
+        let ttl_secs = settings.number("ttl", manners.default_ttl_secs)?;
+        Ok(Self {
+            files: Vec::new(),
+            source,
+            make: Box::new(make),
+            manners,
+            made: Mutex::new(None),
+            ttl_secs,
+        })
+    }
+
     /// Adds the value of `txt`.
     pub(super) async fn add(&self, txt: &Txt<'_>) -> Result<(), Failure> {
-        let updater = self.current().map_err(Failure::Refused)?;
+        self.add_by(&self.current().map_err(Failure::Refused)?, txt).await
+    }
+
+    /// Removes the value of `txt`.
+    pub(super) async fn remove(&self, txt: &Txt<'_>) -> Result<(), Failure> {
+        self.remove_by(&self.current().map_err(Failure::Refused)?, txt).await
+    }
+
+    /// As [`Self::add`].
+    pub(super) async fn add_by(&self, updater: &DnsUpdater, txt: &Txt<'_>) -> Result<(), Failure> {
         let (ttl, values) = (self.ttl_secs, self.values(txt));
         let added = updater.add_to_rrset(txt.name, DnsRecordType::TXT, ttl, values, txt.zone);
         added.await.map_err(|error| self.failure(error, txt))
     }
 
-    /// Removes the value of `txt`.
-    pub(super) async fn remove(&self, txt: &Txt<'_>) -> Result<(), Failure> {
-        let updater = self.current().map_err(Failure::Refused)?;
+    /// As [`Self::remove`].
+    pub(super) async fn remove_by(
+        &self,
+        updater: &DnsUpdater,
+        txt: &Txt<'_>,
+    ) -> Result<(), Failure> {
         let values = self.values(txt);
         let removed = updater.remove_from_rrset(txt.name, DnsRecordType::TXT, values, txt.zone);
-        removed.await.map_err(|error| self.failure(error, txt))
+        removed.await.map_err(|error| self.failure(error, txt))?;
+        if self.manners.is_primary { Ok(()) } else { must_be_gone(updater, txt).await }
     }
 
     fn values(&self, txt: &Txt<'_>) -> Vec<DnsRecord> {
@@ -139,8 +175,12 @@ impl Updater {
 
     /// The updater for the credentials as they stand in the files now.
     fn current(&self) -> Result<DnsUpdater, String> {
-        let secrets: Vec<Secret> =
-            self.files.iter().map(|file| read_secret(file)).collect::<Result<_, _>>()?;
+        let secrets = self.files.iter().map(|file| read_secret(file)).collect::<Result<_, _>>()?;
+        self.made_of(secrets)
+    }
+
+    /// The updater for these credentials.
+    pub(super) fn made_of(&self, secrets: Vec<Secret>) -> Result<DnsUpdater, String> {
         let mut hash = digest::Context::new(&digest::SHA256);
         for secret in &secrets {
             hash.update(&secret.expose_secret().len().to_be_bytes());
@@ -159,18 +199,17 @@ impl Updater {
     /// What an error means. The crate tells most of them as text.
     fn failure(&self, error: dns_update::Error, txt: &Txt<'_>) -> Failure {
         use dns_update::Error as E;
-        let files: Vec<_> = self.files.iter().map(|file| file.display().to_string()).collect();
-        let files = files.join(" and ");
+        let source = &self.source;
         let said = match error {
             E::Unauthorized => {
                 return Failure::Refused(format!(
-                    "it does not accept the credentials in {files} (401): correct them"
+                    "it does not accept the credentials in {source} (401): correct them"
                 ));
             }
             E::NotFound => {
                 return Failure::NoZone(format!(
                     "it does not find the zone {} (404): create it there, see whether the \
-                     credentials in {files} belong to that account, or correct the provider's zones",
+                     credentials in {source} belong to that account, or correct the provider's zones",
                     txt.zone
                 ));
             }
@@ -190,7 +229,7 @@ impl Updater {
         }
         if said.starts_with("HTTP 403") || said.starts_with("HTTP 401") {
             return Failure::Refused(format!(
-                "the credentials in {files} have no right to change TXT records of {}: {said}",
+                "the credentials in {source} have no right to change TXT records of {}: {said}",
                 txt.zone
             ));
         }
@@ -213,4 +252,20 @@ impl Updater {
         }
         text
     }
+}
+
+/// An API that shows values otherwise than it takes them has the crate find nothing to remove, and
+/// say that all is well. It is asked again, so that nothing of ours is forgotten in the DNS.
+async fn must_be_gone(updater: &DnsUpdater, txt: &Txt<'_>) -> Result<(), Failure> {
+    let left = updater.list_rrset(txt.name, DnsRecordType::TXT, txt.zone).await;
+    // Not all of them can be asked, nor for a name whose last record is gone.
+    let Ok(left) = left else { return Ok(()) };
+    let is_ours = |record: &DnsRecord| matches!(record, DnsRecord::TXT(value) if value.trim_matches('"') == txt.value);
+    if left.iter().any(is_ours) {
+        return Err(Failure::Unavailable(format!(
+            "it took the removal of a value at {}, and still shows it",
+            txt.name
+        )));
+    }
+    Ok(())
 }

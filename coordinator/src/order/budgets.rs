@@ -16,6 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use chancery_shared::{
+    clock::SharedClock,
     identifier::Identifier,
     name::{CertName, IssuerName},
     number::{Epoch, Revision},
@@ -35,6 +36,7 @@ use crate::{
 /// All budgets.
 pub(super) struct Budgets {
     store: Arc<dyn Store>,
+    clock: SharedClock,
     desks: Mutex<HashMap<IssuerName, Arc<tokio::sync::Mutex<Desk>>>>,
 }
 
@@ -77,8 +79,8 @@ impl Change {
 }
 
 impl Budgets {
-    pub(super) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, desks: Mutex::default() }
+    pub(super) fn new(store: Arc<dyn Store>, clock: SharedClock) -> Self {
+        Self { store, clock, desks: Mutex::default() }
     }
 
     /// Waits for the desk of an issuer and reads its budget if need be.
@@ -113,6 +115,10 @@ impl Budgets {
             desk.limits = Limits::of(&issuer.limits, &issuer.directory).unwrap_or_default();
             desk.declared.clone_from(&issuer.limits);
             desk.line = Line::default();
+        }
+        if let Some(budget) = &desk.budget {
+            desk.budget =
+                Some(budget::under(budget, &issuer.limits, self.clock.now()).into_owned());
         }
         Ok(Open { desk, epoch, at, next: None })
     }

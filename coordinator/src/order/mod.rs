@@ -198,7 +198,7 @@ impl Orders {
                 outside.generate,
             ),
             accounts: Accounts::new(store.clone(), sealer, outside.connect),
-            budgets: Budgets::new(store),
+            budgets: Budgets::new(store, clock.clone()),
             pauses: Pauses::default(),
             answers_with: outside.answers_with,
             mirror,

@@ -17,6 +17,9 @@ pub struct Budget {
     /// The directory that it counts for. Another directory is another CA, which knows nothing
     /// of what was spent here.
     pub directory: String,
+    /// The limits that were declared when it was written.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, String>,
     /// When each bucket that is not full will be: milliseconds since 1970. What is not here is full.
     #[serde(default)]
     pub full_at_millis: BTreeMap<Bucket, i64>,

@@ -31,9 +31,11 @@ use std::{
 use chancery_shared::{identifier::Identifier, x509::Fingerprint};
 use jiff::Timestamp;
 
+mod changed;
 mod limits;
 mod line;
 
+pub use changed::under;
 pub use limits::{Limits, Rate};
 pub use line::Line;
 
@@ -263,6 +265,7 @@ pub fn untouched(issuer: &chancery_shared::name::IssuerName, directory: &str) ->
     Budget {
         issuer: issuer.clone(),
         directory: directory.to_owned(),
+        limits: std::collections::BTreeMap::new(),
         full_at_millis: std::collections::BTreeMap::new(),
         refused: std::collections::BTreeMap::new(),
         paused: std::collections::BTreeMap::new(),

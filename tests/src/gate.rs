@@ -9,11 +9,12 @@ mod request;
 mod rules;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -71,6 +72,7 @@ impl Gate {
         let state = Arc::new(State {
             behind,
             client: Client::builder(TokioExecutor::new()).build(connector),
+            connections: AtomicUsize::new(0),
             inner: Mutex::default(),
         });
         let task = tokio::spawn(accept(listener, acceptor, Arc::clone(&state)));
@@ -111,6 +113,16 @@ impl Gate {
         made.filter(|seen| seen.succeeded()).filter_map(|seen| seen.location.clone()).collect()
     }
 
+    /// How many connections were made to it so far.
+    pub fn connections(&self) -> usize {
+        self.state.connections.load(Relaxed)
+    }
+
+    /// Whether every answer in the ACME server's place has been given.
+    pub fn has_answered(&self) -> bool {
+        self.state.lock().rules.has_answered()
+    }
+
     /// Holds the next request for this, before the ACME server gets it or after it has
     /// answered, until the result is released or dropped.
     pub fn hold(&self, endpoint: Endpoint, moment: Moment) -> Hold {
@@ -137,6 +149,7 @@ impl Drop for Gate {
 struct State {
     behind: SocketAddr,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    connections: AtomicUsize,
     inner: Mutex<Inner>,
 }
 
@@ -163,6 +176,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<State>)
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
+        state.connections.fetch_add(1, Relaxed);
         while connections.try_join_next().is_some() {}
         connections.spawn(serve(stream, acceptor.clone(), Arc::clone(&state)));
     }
@@ -207,7 +221,10 @@ impl State {
             Err(error) => return Ok(problem(StatusCode::BAD_GATEWAY, "gate", &error.to_string())),
         };
         let deed = self.lock().rules.take(endpoint, Moment::After);
-        Ok(self.perform(deed, host.as_ref()).await?.unwrap_or(response))
+        if let Some(Deed::Answer(Answer::Garbled)) = deed {
+            return Ok(garbled(response));
+        }
+        Ok(self.perform(deed, host.as_ref()).await?.unwrap_or_else(|| response.map(Full::new)))
     }
 
     /// Does what a rule asks for; an answer replaces what the ACME server says.
@@ -227,7 +244,7 @@ impl State {
         }
     }
 
-    /// An error as a CA gives it: with a fresh nonce (RFC 8555 section 6.5).
+    /// An answer as a CA gives it: with a fresh nonce (RFC 8555 section 6.5).
     async fn spoil(&self, answer: &Answer, host: Option<&HeaderValue>) -> Response<Full<Bytes>> {
         let (status, kind, detail, retry_after) = match answer {
             Answer::TooManyRequests { retry_after } => (
@@ -245,8 +262,11 @@ impl State {
             Answer::ServerInternal => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "serverInternal", "broken, says the gate", None)
             }
-            Answer::BadNonce | Answer::Cut | Answer::CutAfter => {
+            Answer::BadNonce | Answer::Cut | Answer::CutAfter | Answer::Garbled => {
                 (StatusCode::BAD_REQUEST, "badNonce", "the gate does not like this nonce", None)
+            }
+            Answer::Instead { content_type, body } => {
+                return self.instead(content_type, body.clone(), host).await;
             }
         };
         let mut response = problem(status, kind, detail);
@@ -254,6 +274,22 @@ impl State {
         if let Some(value) = retry_after.and_then(|text| HeaderValue::from_str(&text).ok()) {
             headers.insert(RETRY_AFTER, value);
         }
+        if let Some(nonce) = self.nonce(host).await {
+            headers.insert(NONCE, nonce);
+        }
+        response
+    }
+
+    /// Success, with this in it.
+    async fn instead(
+        &self,
+        content_type: &'static str,
+        body: String,
+        host: Option<&HeaderValue>,
+    ) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(Bytes::from(body)));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         if let Some(nonce) = self.nonce(host).await {
             headers.insert(NONCE, nonce);
         }
@@ -271,21 +307,29 @@ impl State {
         self: Arc<Self>,
         number: usize,
         request: Request<Bytes>,
-    ) -> Result<Response<Full<Bytes>>> {
+    ) -> Result<Response<Bytes>> {
         let response = self.forward(request).await?;
         self.lock().seen[number].answered(&response);
         Ok(response)
     }
 
     /// Sends a request on to the ACME server, and returns its whole answer.
-    async fn forward(&self, mut request: Request<Bytes>) -> Result<Response<Full<Bytes>>> {
+    async fn forward(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>> {
         let path = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         *request.uri_mut() = format!("https://{}{path}", self.behind).parse::<Uri>()?;
         *request.version_mut() = http::Version::HTTP_11;
         let response = self.client.request(request.map(Full::new)).await?;
         let (parts, body) = response.into_parts();
-        Ok(Response::from_parts(parts, Full::new(body.collect().await?.to_bytes())))
+        Ok(Response::from_parts(parts, body.collect().await?.to_bytes()))
     }
+}
+
+/// The same answer with its body broken off in the middle, as by a proxy that crashes; its head
+/// says nothing of that.
+fn garbled(response: Response<Bytes>) -> Response<Full<Bytes>> {
+    let (mut parts, body) = response.into_parts();
+    parts.headers.remove(CONTENT_LENGTH);
+    Response::from_parts(parts, Full::new(body.slice(..body.len() / 2)))
 }
 
 /// A problem document (RFC 7807, RFC 8555 section 6.7).

@@ -70,7 +70,7 @@ pub enum Fault {
         /// Whether the CA may have done what was asked.
         effect: bool,
     },
-    /// An error without a problem document: a proxy's page, a load balancer's.
+    /// No ACME at all: a proxy's page, a load balancer's error.
     #[error("{host} answered {status}: {excerpt}")]
     NotAcme {
         /// Who was asked.
@@ -84,9 +84,16 @@ pub enum Fault {
     },
 }
 
-/// Whether the CA may have done what it was asked to do, although all that came back is this error.
-pub(super) fn may_have_taken_effect(error: &instant_acme::Error) -> bool {
-    let instant_acme::Error::Other(other) = error else { return false };
+/// Whether the CA may have made the order that it was asked for, although all that came back is
+/// this error.
+pub(super) fn may_have_ordered(error: &instant_acme::Error) -> bool {
+    let other = match error {
+        instant_acme::Error::Other(other) => other,
+        // An answer without an order, or without its URL.
+        instant_acme::Error::Json(_) => return true,
+        instant_acme::Error::Str(what) => return what.contains("order URL"),
+        _ => return false,
+    };
     match other.downcast_ref::<Fault>() {
         Some(
             Fault::TimedOut { effect, .. }
@@ -222,8 +229,14 @@ async fn exchange(
             return other(Fault::Untrusted { host: host.clone(), reason });
         }
         // The client's own words say nothing; those of its sources say what happened.
-        let reason = std::error::Error::source(&error).map(super::error::with_sources);
-        connection(reason.unwrap_or_else(|| error.to_string()), posts && !error.is_connect())
+        let reason = match std::error::Error::source(&error) {
+            Some(source) if !error.is_connect() && has_ended(source) => {
+                "the connection was closed without an answer".to_owned()
+            }
+            Some(source) => super::error::with_sources(source),
+            None => error.to_string(),
+        };
+        connection(reason, posts && !error.is_connect())
     })?;
     let (parts, body) = response.into_parts();
     let body = Limited::new(body, LARGEST_ANSWER)
@@ -236,9 +249,12 @@ async fn exchange(
         let retry_after = retry_after(&parts.headers);
         return Err(other(Busy { message, retry_after, refuses }));
     }
-    if parts.status.is_server_error() || is_foreign_error(parts.status, &parts.headers) {
+    let is_foreign =
+        is_foreign_error(parts.status, &parts.headers) || (!body.is_empty() && !is_acme(&body));
+    if parts.status.is_server_error() || is_foreign {
         let excerpt = excerpt(&body);
-        return Err(other(Fault::NotAcme { host, status: parts.status, excerpt, effect: posts }));
+        let effect = posts && !is_problem(&body);
+        return Err(other(Fault::NotAcme { host, status: parts.status, excerpt, effect }));
     }
     Ok(BytesResponse { parts, body: Box::new(body) })
 }
@@ -260,6 +276,25 @@ fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     None
 }
 
+/// Whether this is about a connection that the other side has closed. What the layers below say
+/// of that is meant for programmers.
+fn has_ended(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut current = Some(error);
+    while let Some(error) = current {
+        let is_over = |error: &std::io::Error| {
+            use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+            matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+        };
+        if error.downcast_ref().is_some_and(is_over)
+            || error.downcast_ref().is_some_and(hyper::Error::is_incomplete_message)
+        {
+            return true;
+        }
+        current = error.source();
+    }
+    false
+}
+
 /// Whether this is an error that is not told as a problem document (RFC 7807).
 fn is_foreign_error(status: StatusCode, headers: &HeaderMap) -> bool {
     let is_problem = headers
@@ -267,6 +302,20 @@ fn is_foreign_error(status: StatusCode, headers: &HeaderMap) -> bool {
         .and_then(|value| value.to_str().ok())
         .is_some_and(|value| value.contains("json"));
     status.is_client_error() && !is_problem
+}
+
+/// Whether this can be an answer of an ACME server: JSON, or a chain (RFC 8555 sections 7.1 and 7.4.2).
+/// By what it is, since what it is said to be is often wrong.
+fn is_acme(body: &[u8]) -> bool {
+    body.trim_ascii_start().starts_with(PEM)
+        || serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
+}
+
+/// Whether the ACME server itself says that it has failed (RFC 8555 section 6.7): then it has not done
+/// what it was asked to do.
+fn is_problem(body: &[u8]) -> bool {
+    serde_json::from_slice::<instant_acme::Problem>(body)
+        .is_ok_and(|problem| problem.r#type.is_some_and(|kind| kind.starts_with(ACME_ERROR)))
 }
 
 /// Retry-After (RFC 9110 section 10.2.3), in seconds or as a date. A date is taken by the CA's own
@@ -287,6 +336,9 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 /// The detail of a problem document, or else the beginning of the body.
 fn excerpt(body: &[u8]) -> String {
+    if body.is_empty() {
+        return "no reason given".to_owned();
+    }
     match serde_json::from_slice::<instant_acme::Problem>(body) {
         Ok(problem) if problem.detail.is_some() => super::error::describe(&problem),
         _ => printable(&String::from_utf8_lossy(&body[..body.len().min(200)]), 300),
@@ -297,6 +349,8 @@ fn other(error: impl std::error::Error + Send + Sync + 'static) -> instant_acme:
     instant_acme::Error::Other(Box::new(error))
 }
 
+const PEM: &[u8] = b"-----BEGIN ";
+const ACME_ERROR: &str = "urn:ietf:params:acme:error:";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// For one request and its whole answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);

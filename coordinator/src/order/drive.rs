@@ -106,9 +106,15 @@ impl Drive<'_> {
                 request = request.profile(profile);
             }
             let at_ca = account.new_order(&request).await;
-            let at_ca = at_ca.inspect_err(|error| {
-                if ca::may_have_taken_effect(error) {
-                    metrics.order_possibly_orphaned(&entry.order.issuer);
+            let at_ca = at_ca.map_err(|error| {
+                if !ca::may_have_ordered(&error) {
+                    return Error::from(error);
+                }
+                metrics.order_possibly_orphaned(&entry.order.issuer);
+                // The intent ends here: no second order is made for it.
+                match Error::from(error) {
+                    Error::CaUnreachable(reason) => Error::AnswerLost(reason),
+                    other => other,
                 }
             })?;
             crash_point("order::before-placed");

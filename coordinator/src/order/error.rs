@@ -22,6 +22,9 @@ pub enum Error {
     /// The CA could not be reached, or failed in a way that may pass.
     #[error("the CA did not answer properly: {0}")]
     CaUnreachable(String),
+    /// The answer to newOrder did not come back. To ask again might be a second order.
+    #[error("the CA was asked for an order, and may have made it, but its answer was lost: {0}")]
+    AnswerLost(String),
     /// The CA asks for patience (RFC 8555 section 6.6).
     #[error("the CA asks to wait: {message}")]
     CaBusy {
@@ -175,6 +178,7 @@ impl Error {
             | Self::AccountBinding(_)
             | Self::AccountDeactivated(_)
             | Self::UnknownProfile(_)
+            | Self::AnswerLost(_)
             | Self::OrderUnknown(_)
             | Self::NoChallenge { .. }
             | Self::NoTlsAlpn01 { .. }
@@ -192,6 +196,7 @@ impl Error {
         matches!(
             self,
             Self::CaUnreachable(_)
+                | Self::AnswerLost(_)
                 | Self::CaBusy { .. }
                 | Self::BudgetSpent { .. }
                 | Self::IssuerPaused { .. }
@@ -205,6 +210,7 @@ impl Error {
             Self::SteppedDown => "stepped-down",
             Self::Store(_) => "store",
             Self::CaUnreachable(_) | Self::IssuerPaused { .. } => "ca-unreachable",
+            Self::AnswerLost(_) => "answer-lost",
             Self::CaBusy { .. } => "ca-busy",
             Self::BudgetSpent { .. } => "budget-spent",
             Self::Paused { .. } => "identifier-paused",

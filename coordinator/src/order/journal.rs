@@ -420,15 +420,17 @@ pub fn check_chain(
         CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _,
     };
     let bad = |reason: String| Error::BadIssuance(reason);
+    // Spoilt on its way: it is there to be fetched again.
+    let spoilt = |reason: String| Error::CaUnreachable(reason);
     let mut certificates = CertificateDer::pem_slice_iter(pem.as_bytes())
         .take(MOST_CERTIFICATES + 1)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| bad(format!("the chain is not PEM: {error}")))?;
+        .map_err(|error| spoilt(format!("the chain is not PEM: {error}")))?;
     if certificates.len() > MOST_CERTIFICATES {
         return Err(bad(format!("the chain has more than {MOST_CERTIFICATES} certificates")));
     }
     if certificates.is_empty() {
-        return Err(bad("the chain is empty".to_owned()));
+        return Err(spoilt("the chain is empty".to_owned()));
     }
     let leaf = certificates.remove(0);
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.expose_secret()));

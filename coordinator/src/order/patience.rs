@@ -144,7 +144,7 @@ impl Visit<'_> {
     pub(super) fn ended<T>(&self, result: &Result<T, Error>, now: Monotonic) {
         let mut issuers = self.pauses.issuers();
         match result {
-            Err(Error::CaUnreachable(reason)) => {
+            Err(Error::CaUnreachable(reason) | Error::AnswerLost(reason)) => {
                 let pause = issuers.entry(self.issuer.clone()).or_insert_with(|| Pause {
                     until: now,
                     waits: STEP_RETRY.waits(),

@@ -28,6 +28,15 @@ pub enum Answer {
     Cut,
     /// The connection is closed after the ACME server has done what was asked.
     CutAfter,
+    /// Half of what the ACME server said, after it has done what was asked.
+    Garbled,
+    /// Success, with something else in it: a portal's page, or an object as it could be.
+    Instead {
+        /// What it says it is.
+        content_type: &'static str,
+        /// What it is.
+        body: String,
+    },
 }
 
 /// When a request is held.
@@ -115,7 +124,7 @@ impl Rules {
 
     pub(super) fn answer(&mut self, endpoint: Endpoint, times: usize, answer: Answer) {
         let moment = match answer {
-            Answer::CutAfter => Moment::After,
+            Answer::CutAfter | Answer::Garbled => Moment::After,
             _ => Moment::Before,
         };
         if times > 0 {
@@ -129,6 +138,11 @@ impl Rules {
 
     pub(super) fn clear(&mut self) {
         self.waiting.retain(|rule| matches!(rule.what, What::Hold(_)));
+    }
+
+    /// Whether no answer is left to give.
+    pub(super) fn has_answered(&self) -> bool {
+        self.waiting.iter().all(|rule| matches!(rule.what, What::Hold(_)))
     }
 
     /// What the first rule for such a request says; it is used up by that.

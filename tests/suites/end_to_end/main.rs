@@ -10,6 +10,7 @@ mod center;
 mod crash_agent;
 mod crash_coordinator;
 mod fallback;
+mod faults;
 mod files;
 mod harness;
 mod issuance;

@@ -38,7 +38,7 @@ pub(crate) struct Global {
     #[arg(long, value_enum, value_name = "WHEN", global = true, default_value_t = ColorChoice::Auto)]
     pub(crate) color: ColorChoice,
 
-    /// Give up after this time [default: 10s; `lease transfer`: 30s; `cert renew --wait`: 10m]
+    /// Give up after this time [default: 10s; `lease transfer`: 30s; `apply`: 2m; `cert renew --wait`: 10m]
     #[arg(long, value_name = "DURATION", global = true, value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
 }

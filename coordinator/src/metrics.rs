@@ -31,6 +31,8 @@ pub struct Metrics {
     keep_alive_failures: Counter,
     step_downs: Family<StepDownLabels, Counter>,
     leader_changes: Counter,
+    passes: Histogram,
+    surveys: Histogram,
     leaders: Arc<Mutex<Leaders>>,
 }
 
@@ -58,6 +60,8 @@ impl Default for Metrics {
             keep_alive_failures: Counter::default(),
             step_downs: Family::default(),
             leader_changes: Counter::default(),
+            passes: Histogram::new(PASS_BUCKETS_SECS),
+            surveys: Histogram::new(PASS_BUCKETS_SECS),
             leaders: Arc::default(),
         }
     }
@@ -157,6 +161,16 @@ impl Metrics {
         self.handshakes_failed.inc();
     }
 
+    /// The leader has started what was due, if anything was; it took so long.
+    pub(crate) fn passed(&self, took: Duration) {
+        self.passes.observe(took.as_secs_f64());
+    }
+
+    /// The leader has looked at every certificate; it took so long.
+    pub(crate) fn surveyed(&self, took: Duration) {
+        self.surveys.observe(took.as_secs_f64());
+    }
+
     /// How long there was no leader record, all times together, as far as this process has seen.
     pub(crate) fn vacant(&self, now: Monotonic) -> Duration {
         let leaders = self.leaders.lock().expect("no holder panics");
@@ -197,6 +211,18 @@ impl Metrics {
             "chancery_tls_handshakes_failed",
             "TLS handshakes that failed or took too long",
             self.handshakes_failed.clone(),
+        );
+        registry.register_with_unit(
+            "chancery_scheduler_pass_duration",
+            "How long the leader took to start what was due, if anything was",
+            Unit::Seconds,
+            self.passes.clone(),
+        );
+        registry.register_with_unit(
+            "chancery_scheduler_survey_duration",
+            "How long the leader took to look at every certificate, as at the beginning of a term",
+            Unit::Seconds,
+            self.surveys.clone(),
         );
         self.register_lease(registry);
     }
@@ -265,3 +291,5 @@ impl Observer for Metrics {
 /// From what a store nearby takes to what costs the lease.
 const KEEP_ALIVE_BUCKETS_SECS: [f64; 11] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+/// From a look at one entry of the index to one at a hundred thousand certificates.
+const PASS_BUCKETS_SECS: [f64; 8] = [0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];

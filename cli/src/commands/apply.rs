@@ -35,7 +35,7 @@ pub(super) async fn apply(context: &Context<'_>, args: &ApplyArgs) -> Result<(),
         prune: args.prune,
         expected_plan: String::new(),
     };
-    let plan = answer(context.answer_limit(), client.apply(request.clone())).await?;
+    let plan = answer(context.apply_limit(), client.apply(request.clone())).await?;
     if !output.is_json() {
         output.print(&render::plan::plan(&plan, &context.view()))?;
     }
@@ -50,7 +50,7 @@ pub(super) async fn apply(context: &Context<'_>, args: &ApplyArgs) -> Result<(),
     context.confirm(args.yes, &render::plan::question(&plan))?;
     request.dry_run = false;
     request.expected_plan.clone_from(&plan.plan_id);
-    let done = answer(context.answer_limit(), client.apply(request)).await.map_err(changed_plan)?;
+    let done = answer(context.apply_limit(), client.apply(request)).await.map_err(changed_plan)?;
     if output.is_json() {
         output.json(&json::Plan::new(&done, warnings))
     } else {

@@ -46,6 +46,11 @@ impl Context<'_> {
         self.args.global.timeout.unwrap_or(CHECK_LIMIT)
     }
 
+    /// How long a plan, or its execution, may take: a fleet's is thousands of transactions.
+    fn apply_limit(&self) -> Duration {
+        self.args.global.timeout.unwrap_or(APPLY_LIMIT)
+    }
+
     /// How long a wait may take.
     fn wait_limit(&self) -> Duration {
         self.args.global.timeout.unwrap_or(WAIT_LIMIT)
@@ -95,4 +100,5 @@ pub(crate) async fn run(args: &Args, output: &Output) -> Result<Exit, Failure> {
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// More than the coordinator waits for a CA.
 const CHECK_LIMIT: Duration = Duration::from_secs(40);
+const APPLY_LIMIT: Duration = Duration::from_mins(2);
 const WAIT_LIMIT: Duration = Duration::from_mins(10);

@@ -43,7 +43,7 @@ pub(crate) fn load(paths: &[PathBuf]) -> Result<Loaded, Failure> {
     let files = expand(paths, &mut findings.problems);
     for file in &files {
         match fs::read_to_string(file) {
-            Ok(text) => read(&Document { file, text: &text }, &mut findings),
+            Ok(text) => read(&Document::new(file, &text), &mut findings),
             Err(error) => findings.problems.push(Problem::of_file(file, unreadable(&error))),
         }
     }

@@ -10,17 +10,22 @@ use toml::{
 use super::problem::{Place, Problem, look_alike};
 
 /// One file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Document<'a> {
     pub(super) file: &'a Path,
     pub(super) text: &'a str,
+    /// Where the lines end: each of a hundred thousand entries is asked for its own.
+    ends: Vec<usize>,
 }
 
-impl Document<'_> {
+impl<'a> Document<'a> {
+    pub(super) fn new(file: &'a Path, text: &'a str) -> Self {
+        Self { file, text, ends: text.match_indices('\n').map(|(at, _)| at).collect() }
+    }
+
     /// Where a byte of the text stands.
     fn place(&self, offset: usize) -> Place {
-        let before = self.text.get(..offset).unwrap_or(self.text);
-        let line = before.matches('\n').count() + 1;
+        let line = self.ends.partition_point(|end| *end < offset) + 1;
         Place { file: self.file.to_owned(), line }
     }
 

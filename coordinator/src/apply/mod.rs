@@ -12,7 +12,10 @@
 //! deployments, of which there may be thousands, are swept away afterwards ([`crate::sweep`]). Its state
 //! is reduced to its generation, from which a certificate of the same name goes on counting.
 
-use std::fmt::{self, Write as _};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+};
 
 use chancery_proto::v1::{Change as WireChange, change::Action};
 use chancery_shared::{
@@ -24,7 +27,7 @@ use chancery_shared::{
 use crate::{
     mirror::View,
     record::{self, CertificateSpec, CertificateState, Challenge, IssuerSpec, key},
-    store::{Batch, Error, Packer, Store},
+    store::{Batch, Entry, Error, Packer, Store},
 };
 
 mod compare;
@@ -132,57 +135,69 @@ impl Plan {
 
     /// Whether all its changes are among those of `whole`.
     pub fn is_part_of(&self, whole: &Self) -> bool {
-        self.changes.iter().all(|change| whole.changes.contains(change))
+        let object = |change: &Change| {
+            let (_, kind, name) = change.step.label();
+            (kind, name.to_owned())
+        };
+        let whole: BTreeMap<_, _> = whole.changes.iter().map(|c| (object(c), c)).collect();
+        self.changes.iter().all(|change| whole.get(&object(change)) == Some(&change))
     }
 
     /// The plan as transactions that every store takes, each of which begins as `begin`: one, unless
-    /// it is large. Each object is changed as a whole. What is named comes before what names
-    /// it, deletions come last, so that what is there is consistent after each of them. `present`
+    /// it is large. Each object is changed as a whole. Those of one list can be committed in any order,
+    /// or at once; a list comes after the one before it: what is named before what names
+    /// it, deletions last, so that what is there is consistent all the time. `present`
     /// is what [`present`] and [`related`] listed.
-    pub fn batches(&self, begin: Batch, present: &View, related: &[Related]) -> Vec<Batch> {
-        let mut groups: Vec<(u8, Batch)> = Vec::new();
+    pub fn batches(&self, begin: &Batch, present: &View, related: &[Related]) -> Vec<Vec<Batch>> {
+        let related: BTreeMap<&CertName, &Related> =
+            related.iter().map(|related| (&related.certificate, related)).collect();
+        let mut turns: BTreeMap<u8, Vec<Batch>> = BTreeMap::new();
         for change in &self.changes {
-            groups.push(match &change.step {
-                Step::CreateIssuer(spec) | Step::UpdateIssuer(spec) => {
-                    let known = present.issuers.get(&spec.name).map(|known| known.revision);
-                    let key = key::issuer(&spec.name);
-                    (0, on(&key, known).put(&*key, record::encode(spec)))
-                }
-                Step::CreateCertificate(spec) | Step::UpdateCertificate(spec) => {
-                    let known = present.certificates.get(&spec.name);
-                    let key = key::certificate(&spec.name);
-                    let batch = on(&key, known.map(|known| known.revision));
-                    let batch = batch.put(&*key, record::encode(spec));
-                    let is_another = known.is_some_and(|known| asks_otherwise(&known.record, spec));
-                    (
-                        1,
-                        if is_another {
-                            forget_failures(batch, present, &spec.name)
-                        } else {
-                            batch
-                        },
-                    )
-                }
-                Step::DeleteCertificate(name) => {
-                    let known = present.certificates.get(name).map(|known| known.revision);
-                    let key = key::certificate(name);
-                    let batch = on(&key, known).delete(&*key);
-                    let related = related.iter().find(|related| related.certificate == *name);
-                    (2, related.map_or(batch.clone(), |related| related.delete(batch)))
-                }
-                Step::DeleteIssuer(name) => {
-                    let known = present.issuers.get(name).map(|known| known.revision);
-                    let key = key::issuer(name);
-                    (3, on(&key, known).delete(&*key))
-                }
-            });
+            let (turn, group) = group(&change.step, present, &related);
+            turns.entry(turn).or_default().push(group);
         }
-        groups.sort_by_key(|(turn, _)| *turn);
-        let mut packer = Packer::new(begin);
-        for (_, group) in groups {
-            packer.add(group);
+        let pack = |groups: &mut dyn Iterator<Item = Batch>| {
+            let mut packer = Packer::new(begin.clone());
+            groups.for_each(|group| packer.add(group));
+            packer.finish()
+        };
+        if self.changes.len() <= Batch::MOST_KEYS {
+            let whole = pack(&mut turns.values().flatten().cloned());
+            if whole.len() <= 1 {
+                return whole.into_iter().map(|batch| vec![batch]).collect();
+            }
         }
-        packer.finish()
+        turns.into_values().map(|groups| pack(&mut groups.into_iter())).collect()
+    }
+}
+
+/// What a step does, and when: steps of a later turn may need those of the ones before.
+fn group(step: &Step, present: &View, related: &BTreeMap<&CertName, &Related>) -> (u8, Batch) {
+    match step {
+        Step::CreateIssuer(spec) | Step::UpdateIssuer(spec) => {
+            let known = present.issuers.get(&spec.name).map(|known| known.revision);
+            let key = key::issuer(&spec.name);
+            (0, on(&key, known).put(&*key, record::encode(spec)))
+        }
+        Step::CreateCertificate(spec) | Step::UpdateCertificate(spec) => {
+            let known = present.certificates.get(&spec.name);
+            let key = key::certificate(&spec.name);
+            let batch = on(&key, known.map(|known| known.revision));
+            let batch = batch.put(&*key, record::encode(spec));
+            let is_another = known.is_some_and(|known| asks_otherwise(&known.record, spec));
+            (1, if is_another { forget_failures(batch, present, &spec.name) } else { batch })
+        }
+        Step::DeleteCertificate(name) => {
+            let known = present.certificates.get(name).map(|known| known.revision);
+            let key = key::certificate(name);
+            let batch = on(&key, known).delete(&*key);
+            (2, related.get(name).map_or(batch.clone(), |related| related.delete(batch)))
+        }
+        Step::DeleteIssuer(name) => {
+            let known = present.issuers.get(name).map(|known| known.revision);
+            let key = key::issuer(name);
+            (3, on(&key, known).delete(&*key))
+        }
     }
 }
 
@@ -211,11 +226,7 @@ fn on(key: &str, known: Option<Revision>) -> Batch {
 
 /// Lists what a desired state is compared with: issuers, certificates and orders.
 pub async fn present(store: &dyn Store) -> Result<View, Error> {
-    let mut snapshot = store.list(key::CERTIFICATES).await?;
-    for folder in [key::ISSUERS, key::ORDERS, key::STATES] {
-        snapshot.entries.extend(store.list(folder).await?.entries);
-    }
-    Ok(View::of(&snapshot))
+    View::read(store, &[key::CERTIFICATES, key::ISSUERS, key::ORDERS, key::STATES]).await
 }
 
 /// What belongs to a certificate that is to be deleted.
@@ -234,10 +245,10 @@ pub async fn related(
     present: &View,
     plan: &Plan,
 ) -> Result<Vec<Related>, Error> {
+    let mut bundles = bundles_of(store, plan).await?;
     let mut all = Vec::new();
     for name in plan.deleted() {
-        let bundles = store.list(&format!("{}{name}/", key::BUNDLES)).await?;
-        let mut keys: Vec<_> = bundles.entries.into_iter().map(|entry| entry.key).collect();
+        let mut keys = bundles.remove(name).unwrap_or_default();
         let order = present.orders.get(name);
         let tokens = order.map(|order| order.record.stage.tokens()).unwrap_or_default();
         for token in tokens.iter().take(MOST_TOKENS) {
@@ -259,6 +270,31 @@ pub async fn related(
         });
     }
     Ok(all)
+}
+
+/// Keys of the bundles of the certificates that `plan` deletes.
+async fn bundles_of<'a>(
+    store: &dyn Store,
+    plan: &'a Plan,
+) -> Result<BTreeMap<&'a CertName, Vec<String>>, Error> {
+    let deleted: BTreeMap<&str, &CertName> =
+        plan.deleted().map(|name| (name.as_str(), name)).collect();
+    let mut bundles: BTreeMap<&CertName, Vec<String>> = BTreeMap::new();
+    if deleted.len() > MOST_LOOKED_UP {
+        let mut each = |entry: Entry| {
+            let rest = entry.key.strip_prefix(key::BUNDLES).unwrap_or_default();
+            if let Some(name) = deleted.get(rest.split('/').next().unwrap_or_default()) {
+                bundles.entry(name).or_default().push(entry.key);
+            }
+        };
+        store.scan(key::BUNDLES, &mut each).await?;
+        return Ok(bundles);
+    }
+    for name in deleted.into_values() {
+        let listed = store.list(&format!("{}{name}/", key::BUNDLES)).await?;
+        bundles.insert(name, listed.entries.into_iter().map(|entry| entry.key).collect());
+    }
+    Ok(bundles)
 }
 
 impl Related {
@@ -286,6 +322,8 @@ impl Related {
 
 /// Challenges that go in one step with their certificate; the rest is swept away.
 const MOST_TOKENS: usize = Batch::MOST_KEYS - 16;
+/// Deleted certificates whose bundles are looked up one by one; for more, all bundles are read once.
+const MOST_LOOKED_UP: usize = 200;
 const ISSUER: &str = "issuer";
 const CERTIFICATE: &str = "certificate";
 

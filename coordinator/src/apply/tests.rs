@@ -61,7 +61,7 @@ fn applied(desired: &DesiredState) -> View {
     let desired = read(desired).unwrap();
     let empty = View::default();
     let plan = compare(&empty, &desired, false, now()).unwrap();
-    let batch = plan.batches(Batch::unfenced(), &empty, &[]).remove(0);
+    let batch = plan.batches(&Batch::unfenced(), &empty, &[]).remove(0).remove(0);
     let entries = batch.operations.into_iter().map(|operation| match operation {
         Operation::Put(key, value) => Entry { key, value, revision: Revision(3) },
         Operation::Delete(key) => panic!("nothing to delete, least of all {key}"),
@@ -205,9 +205,9 @@ fn every_record_that_is_touched_is_a_condition() {
         order: Some(Revision(9)),
         keys: vec!["bundles/mail/1".to_owned()],
     };
-    let mut batches = plan.batches(Batch::unfenced(), &present, &[related]);
-    assert_eq!(batches.len(), 1);
-    let batch = batches.remove(0);
+    let mut turns = plan.batches(&Batch::unfenced(), &present, &[related]);
+    assert_eq!((turns.len(), turns[0].len()), (1, 1));
+    let batch = turns.remove(0).remove(0);
     let mut conditions: Vec<_> =
         batch.conditions.iter().map(|condition| format!("{condition:?}")).collect();
     conditions.sort();
@@ -229,7 +229,10 @@ fn a_large_plan_is_carried_out_in_an_order_that_is_always_consistent() {
         wire.certificates.push(certificate(&name, &[&format!("{name}.example.org")]));
     }
     let create = plan(&View::default(), &wire, true);
-    let batches = create.batches(Batch::unfenced(), &View::default(), &[]);
+    let turns = create.batches(&Batch::unfenced(), &View::default(), &[]);
+    // Issuers before what names them; the order of certificates does not matter.
+    assert_eq!(turns.len(), 2);
+    let batches = turns.concat();
     assert!(batches.len() > 1 && batches.iter().all(|batch| batch.check_size().is_ok()));
     let keys = |batches: &[Batch]| -> Vec<String> {
         let operations = batches.iter().flat_map(|batch| &batch.operations);
@@ -237,7 +240,6 @@ fn a_large_plan_is_carried_out_in_an_order_that_is_always_consistent() {
     };
     let created = keys(&batches);
     assert_eq!(created.len(), 204);
-    // Issuers before what names them.
     assert!(created[..2].iter().all(|key| key.starts_with(key::ISSUERS)), "{created:?}");
 
     let view = with::<CertificateState>(&wire, &[]);
@@ -252,7 +254,9 @@ fn a_large_plan_is_carried_out_in_an_order_that_is_always_consistent() {
             keys: vec![format!("bundles/{name}/1")],
         })
         .collect();
-    let batches = delete.batches(Batch::unfenced(), &view, &related);
+    let turns = delete.batches(&Batch::unfenced(), &view, &related);
+    assert_eq!(turns.len(), 2);
+    let batches = turns.concat();
     assert!(batches.iter().all(|batch| batch.check_size().is_ok()));
     let deleted = keys(&batches);
     assert!(deleted[deleted.len() - 2..].iter().all(|key| key.starts_with(key::ISSUERS)));
@@ -288,7 +292,7 @@ fn another_issuer_begins_without_the_failures_of_the_former() {
         let mut wire = desired();
         change(&mut wire.certificates[0]);
         let plan = plan(&present, &wire, false);
-        let batch = plan.batches(Batch::unfenced(), &present, &[]).remove(0);
+        let batch = plan.batches(&Batch::unfenced(), &present, &[]).remove(0).remove(0);
         batch.operations.into_iter().find_map(|operation| match operation {
             Operation::Put(key, value) if key == key::state(&www) => {
                 Some(record::decode::<CertificateState>(&key, &value).unwrap())

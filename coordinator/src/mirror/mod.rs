@@ -92,7 +92,7 @@ impl Mirror {
         store: Arc<dyn Store>,
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, Error> {
-        let view = View::of(&store.list("").await?);
+        let view = View::read(&*store, &[""]).await?;
         let coordinators = view.coordinators().into();
         let mirror = Arc::new(Self {
             revision: AtomicU64::new(view.revision.0),
@@ -178,9 +178,9 @@ impl Mirror {
             if matches!(error, Error::Compacted { .. }) {
                 // After an outage this may be so for all coordinators at once.
                 tokio::time::sleep(MOST_SPREAD.mul_f64(dice::roll())).await;
-                match store.list("").await {
-                    Ok(snapshot) => {
-                        self.replace(View::of(&snapshot));
+                match View::read(&*store, &[""]).await {
+                    Ok(view) => {
+                        self.replace(view);
                         continue;
                     }
                     Err(failed) => error = failed,

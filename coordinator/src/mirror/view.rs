@@ -20,7 +20,7 @@ use crate::{
         Challenge, DecodeError, Deployment, Event, IssuerSpec, JoinToken, Leader, Member, Order,
         Record, Revocation, SealRing, Services, key,
     },
-    store::{Change, Commit, Entry, Snapshot},
+    store::{Change, Commit, Entry, Error, Snapshot, Store},
 };
 
 /// A record and the revision of the commit that wrote it.
@@ -93,10 +93,38 @@ impl View {
         let mut view = Self { revision: snapshot.revision, ..Self::default() };
         let mut touched = Touched::default();
         for entry in &snapshot.entries {
-            view.last_commit = view.last_commit.max(entry.revision);
-            view.put(entry, &mut touched);
+            view.add(entry, &mut touched);
         }
         view
+    }
+
+    /// The view of what a store has now in these folders; `""` stands for all of them. At no time is
+    /// more held than a page and what was decoded: a hundred thousand certificates take as much again
+    /// in the form in which they are stored.
+    pub async fn read(store: &dyn Store, folders: &[&str]) -> Result<Self, Error> {
+        for _ in 0..TRIES {
+            match Self::read_once(store, folders).await {
+                Err(Error::Compacted { .. }) => {}
+                decided => return decided,
+            }
+        }
+        let reason = "its history is compacted faster than it can be read";
+        Err(Error::Unavailable(reason.to_owned()))
+    }
+
+    async fn read_once(store: &dyn Store, folders: &[&str]) -> Result<Self, Error> {
+        let mut view = Self::default();
+        for folder in folders {
+            let mut each = |entry: Entry| view.add(&entry, &mut Touched::default());
+            let revision = store.scan(folder, &mut each).await?;
+            view.revision = revision;
+        }
+        Ok(view)
+    }
+
+    fn add(&mut self, entry: &Entry, touched: &mut Touched) {
+        self.last_commit = self.last_commit.max(entry.revision);
+        self.put(entry, touched);
     }
 
     /// Brings the view up to a commit. Says what it touched.
@@ -392,6 +420,8 @@ fn touch<K: Ord>(set: &mut BTreeSet<K>, name: Option<K>) {
     set.extend(name);
 }
 
+/// How often a listing that was overtaken by a compaction is begun again.
+const TRIES: usize = 3;
 /// More renewals than a certificate can have between a backup and its restore.
 const MOST_AHEAD: u64 = 1_000_000;
 

@@ -383,6 +383,11 @@ impl Orders {
         finished
     }
 
+    /// Where is counted what happens.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Removes what orders have presented that are no more: at the beginning of a term.
     pub async fn sweep(&self, leadership: &Leadership) -> Result<(), Error> {
         let swept = self.journal.sweep(leadership).await?;

@@ -10,11 +10,7 @@
 //! something to do: one that waits before it repeats a step is held outside, and its place
 //! goes to another.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chancery_shared::{
     clock::{Monotonic, SharedClock},
@@ -152,6 +148,12 @@ impl Scheduler {
     }
 
     fn start_due(&mut self) {
+        let began = self.clock.monotonic();
+        self.start_what_is_due();
+        self.orders.metrics().passed(self.clock.monotonic().since(began));
+    }
+
+    fn start_what_is_due(&mut self) {
         loop {
             // Looked at anew, so that who was invited is due.
             let now = self.clock.now();
@@ -217,12 +219,14 @@ impl Scheduler {
     }
 
     fn look_at_all(&mut self) {
-        let names: BTreeSet<CertName> = self.mirror.read().certificates.keys().cloned().collect();
+        let began = self.clock.monotonic();
+        let names: Vec<CertName> = self.mirror.read().certificates.keys().cloned().collect();
         self.due = DueIndex::default();
         self.places.clear_lines();
         for name in &names {
             self.look_at(name);
         }
+        self.orders.metrics().surveyed(self.clock.monotonic().since(began));
     }
 
     /// Works out when `name` is due: from what the mirror shows, and not before its wait is over.

@@ -65,6 +65,7 @@ macro_rules! conformance_suite {
             a_conflict_leaves_nothing_behind,
             conditions_hold_for_the_last_write_only,
             a_listing_ends_where_its_prefix_ends,
+            long_listings_are_whole,
             listings_are_ordered_and_consistent,
             concurrent_increments_are_not_lost,
             concurrent_creations_have_one_winner,

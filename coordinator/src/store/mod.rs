@@ -73,6 +73,20 @@ pub trait Store: Send + Sync + 'static {
     /// that they show.
     async fn list(&self, prefix: &str) -> Result<Snapshot, Error>;
 
+    /// Hands all entries whose key starts with `prefix` to `each`, in order of keys, and returns the
+    /// revision that they show: a listing that nobody has to hold as a whole. After an error, what was
+    /// handed over is a part and worth nothing; [`Error::Compacted`] means that the store has
+    /// lost the revision of the first part meanwhile: begin again.
+    async fn scan(
+        &self,
+        prefix: &str,
+        each: &mut (dyn FnMut(Entry) + Send),
+    ) -> Result<Revision, Error> {
+        let Snapshot { revision, entries } = self.list(prefix).await?;
+        entries.into_iter().for_each(each);
+        Ok(revision)
+    }
+
     /// Applies `batch`, or nothing of it. Returns the revision of the commit; a batch
     /// without operations returns the current one.
     async fn commit(&self, batch: Batch) -> Result<Revision, Error>;
@@ -162,6 +176,12 @@ impl Watch {
     /// Wraps the receiving end of a backend's channel.
     pub fn new(commits: mpsc::Receiver<Result<Commit, Error>>) -> Self {
         Self { commits }
+    }
+
+    /// Whether nothing more will be told than what waits already.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn has_ended(&self) -> bool {
+        self.commits.is_closed()
     }
 
     /// The next commit. Cancel-safe.

@@ -1,7 +1,8 @@
 //! Applying a desired state.
 
 use chancery_proto::v1::{ApplyRequest, ApplyResponse};
-use chancery_shared::{name::IssuerName, secret::Secret};
+use chancery_shared::{name::IssuerName, number::Revision, secret::Secret};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tonic::Status;
 
 use super::super::Api;
@@ -11,7 +12,7 @@ use crate::{
     mirror::View,
     record::EventKind,
     seal::Context,
-    store::Error,
+    store::{Batch, Error},
     sweep,
 };
 
@@ -69,14 +70,45 @@ impl Api {
     ) -> Result<(), Error> {
         let related = apply::related(&*self.store, present, plan).await?;
         let mut last = None;
-        for batch in plan.batches(leadership.batch(), present, &related) {
-            last = Some(self.store.commit(batch).await?);
-            carried.transactions += 1;
+        for turn in plan.batches(&leadership.batch(), present, &related) {
+            last = self.commit_at_once(turn, carried).await?.max(last);
         }
         if let Some(revision) = last {
             self.shown(revision).await;
         }
         Ok(())
+    }
+
+    /// Commits batches that do not depend on one another, some at a time: each waits for a disk.
+    /// After a failure no more are begun, and those under way are waited for.
+    async fn commit_at_once(
+        &self,
+        batches: Vec<Batch>,
+        carried: &mut Carried,
+    ) -> Result<Option<Revision>, Error> {
+        let mut left = batches.into_iter();
+        let mut running = FuturesUnordered::new();
+        let mut last = None;
+        let mut failed: Option<Error> = None;
+        loop {
+            if failed.is_none()
+                && running.len() < AT_ONCE
+                && let Some(batch) = left.next()
+            {
+                running.push(self.store.commit(batch));
+                continue;
+            }
+            match running.next().await {
+                Some(Ok(revision)) => {
+                    last = last.max(Some(revision));
+                    carried.transactions += 1;
+                }
+                // A conflict is looked into and passes: what else fails says more.
+                Some(Err(Error::Conflict { .. })) if failed.is_some() => {}
+                Some(Err(error)) => failed = Some(error),
+                None => return failed.map_or(Ok(last), Err),
+            }
+        }
     }
 
     /// Removes what is left of what was deleted: now, or else as soon as that can be done.
@@ -165,5 +197,7 @@ fn response(plan: &Plan, applied: bool) -> ApplyResponse {
 }
 
 const TRIES: usize = 5;
+/// Transactions under way at once.
+const AT_ONCE: usize = 16;
 /// Events for one apply: a fleet's first one must not push everything else out of the log.
 const MOST_EVENTS: usize = 100;

@@ -22,6 +22,9 @@ pub async fn reads_show_what_was_committed<B: Bench>() {
     assert_eq!(snapshot.revision, second);
     assert_eq!(value(&*store, "a").await.as_deref(), Some("2"));
     assert!(snapshot.entries.iter().all(|entry| entry.revision == second), "{snapshot:?}");
+    let mut scanned = Vec::new();
+    let revision = store.scan("", &mut |entry| scanned.push(entry)).await.unwrap();
+    assert_eq!((revision, scanned), (snapshot.revision, snapshot.entries));
 }
 
 pub async fn an_empty_store_is_empty<B: Bench>() {
@@ -105,6 +108,28 @@ pub async fn a_listing_ends_where_its_prefix_ends<B: Bench>() {
     assert_eq!(keys(&*store, "b/").await, ["b/1"]);
     assert_eq!(keys(&*store, "").await, all);
     assert_eq!(keys(&*store, "c").await, [""; 0]);
+}
+
+pub async fn long_listings_are_whole<B: Bench>() {
+    let bench = B::start().await;
+    let store = bench.store();
+    // More than a page in some folders, less in others, and keys beside the folders.
+    let mut all = vec!["a".to_owned(), "c".to_owned()];
+    for (folder, count) in [("a", 700), ("b", 1), ("c", 1100), ("c0", 20)] {
+        all.extend((0..count).map(|number| format!("{folder}/{number:04}")));
+    }
+    all.sort();
+    for chunk in all.chunks(Batch::MOST_KEYS) {
+        let put = |batch: Batch, key: &String| batch.put(key, key.clone());
+        store.commit(chunk.iter().fold(Batch::unfenced(), put)).await.unwrap();
+    }
+    for prefix in ["", "a", "a/", "c", "c/", "d"] {
+        let wanted: Vec<_> = all.iter().filter(|key| key.starts_with(prefix)).cloned().collect();
+        assert_eq!(keys(&*store, prefix).await, wanted, "{prefix:?}");
+        let mut scanned = Vec::new();
+        store.scan(prefix, &mut |entry| scanned.push(entry.key)).await.unwrap();
+        assert_eq!(scanned, wanted, "{prefix:?}");
+    }
 }
 
 pub async fn listings_are_ordered_and_consistent<B: Bench>() {

@@ -35,6 +35,17 @@ impl Keys {
         Some(name.to_owned())
     }
 
+    /// The first key after the folder in which `full` stands.
+    pub(super) fn end_of_folder(&self, full: &[u8]) -> Vec<u8> {
+        let name = full.strip_prefix(self.records.as_bytes()).unwrap_or_default();
+        let folder = name.iter().position(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+        let mut end = full[..full.len() - name.len() + folder].to_vec();
+        if let Some(last) = end.last_mut() {
+            *last += 1;
+        }
+        end
+    }
+
     /// The counter of epochs.
     pub(super) fn epoch(&self) -> &str {
         &self.epoch
@@ -114,6 +125,14 @@ mod tests {
         for foreign in [&b"/chancery/epoch"[..], b"/chancery/records", b"/chancery/records/\xff"] {
             assert_eq!(keys.name(foreign), None);
         }
+    }
+
+    #[test]
+    fn a_folder_ends_before_the_next_one_begins() {
+        let keys = Keys::new("/chancery/");
+        let end = keys.end_of_folder(b"/chancery/records/bundles/www/1");
+        assert_eq!(end, b"/chancery/records/bundles0");
+        assert_eq!(keys.end_of_folder(b"/chancery/records/leader"), b"/chancery/records0");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! * A **revision** is etcd's own: an entry carries the `mod_revision` of its key, a listing the
 //!   revision of its header. They count every commit of the whole cluster, so they have gaps where others
-//!   write. A listing comes in pages, all at the revision of the first.
+//!   write. A listing comes in pages, all at the revision of the first (`read`).
 //! * A **batch** is one transaction. It compares the leader key's `create_revision` and lease with those of
 //!   the fence, and every condition; its else-branch reads what tells a lost term from a
 //!   conflict. So etcd itself refuses what a former leader sends, however late it arrives.
@@ -99,6 +99,14 @@ impl Store for EtcdStore {
 
     async fn list(&self, prefix: &str) -> Result<Snapshot, Error> {
         self.read_all(prefix).await
+    }
+
+    async fn scan(
+        &self,
+        prefix: &str,
+        each: &mut (dyn FnMut(Entry) + Send),
+    ) -> Result<Revision, Error> {
+        self.read_in_pages(prefix, each).await
     }
 
     async fn commit(&self, batch: Batch) -> Result<Revision, Error> {

@@ -7,7 +7,7 @@ use chancery_shared::number::Revision;
 use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -158,7 +158,7 @@ impl Source {
                 Ok(shown) => shown,
                 Err(failure) => return End::Lost(failure),
             };
-            if !teller.tell_all(&response, &mut self.seen) {
+            if !teller.tell_all(&response, &mut self.seen).await {
                 return End::Done;
             }
             // Without events: everything up to here has been told.
@@ -177,20 +177,23 @@ struct Teller {
 }
 
 impl Teller {
-    /// Tells what a response brings, as commits. `false` ends the watch.
-    fn tell_all(&mut self, response: &WatchResponse, seen: &mut i64) -> bool {
+    /// Tells what a response brings, as commits. `false` ends the watch. One response may bring more
+    /// than may wait, so a reader gets the time to read; what comes after waits at etcd.
+    async fn tell_all(&mut self, response: &WatchResponse, seen: &mut i64) -> bool {
         for commit in commits(&self.keys, response, *seen) {
             *seen = number(commit.revision);
             if commit.changes.is_empty() {
                 continue;
             }
-            if self.queue.capacity() <= 1 {
+            // One for the commit, and one that stays free.
+            let Ok(room) = timeout(PATIENCE, self.queue.reserve_many(2)).await else {
                 self.compacted();
                 return false;
-            }
+            };
             self.told = commit.revision;
-            if self.queue.try_send(Ok(commit)).is_err() {
-                return false;
+            match room.ok().and_then(|mut room| room.next()) {
+                Some(place) => place.send(Ok(commit)),
+                None => return false,
             }
         }
         true
@@ -231,5 +234,7 @@ fn commits(keys: &Keys, response: &WatchResponse, seen: i64) -> Vec<Commit> {
 
 /// Commits that a watcher may be behind before it is dropped.
 pub(super) const WATCH_QUEUE: usize = 1024;
+/// How long a reader may leave its queue full.
+const PATIENCE: Duration = Duration::from_secs(1);
 const HEDGE: Duration = Duration::from_millis(500);
 const REOPEN_PAUSE: Duration = Duration::from_millis(200);

@@ -61,6 +61,9 @@ pub struct Options {
     /// The time between heartbeats of etcd's own leader. It has to fail for ten times as long
     /// to lose an election; the shortest lease is as long as fifteen, in whole seconds.
     pub heartbeat_millis: u32,
+    /// Whether what is acknowledged is on the disk. Without, it survives the end of the process but
+    /// not that of the machine, which no test makes.
+    pub fsync: bool,
 }
 
 impl Options {
@@ -74,6 +77,7 @@ impl Options {
             quota_bytes: None,
             kept_revisions: None,
             heartbeat_millis: 50,
+            fsync: false,
         }
     }
 
@@ -153,6 +157,11 @@ impl EtcdCluster {
     /// Where one member listens for clients.
     pub fn address(&self, member: usize) -> SocketAddr {
         self.members[member].client
+    }
+
+    /// Where one member tells its metrics.
+    pub fn metrics(&self, member: usize) -> SocketAddr {
+        self.members[member].metrics
     }
 
     /// The node that one member runs on, when it runs on one.
@@ -344,8 +353,7 @@ impl EtcdCluster {
         if options.version == Version::V3_4 {
             // As 3.5 does by itself: one that comes back must not unseat the leader.
             flag("pre-vote", "true");
-        } else {
-            // Survives kill -9, not a power cut, which no test here makes.
+        } else if !options.fsync {
             flag("unsafe-no-fsync", "true");
         }
         if let Some(quota) = options.quota_bytes {

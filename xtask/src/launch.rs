@@ -57,7 +57,7 @@ pub(crate) fn sim(seeds: u64, seed: Option<u64>) -> Result<()> {
 }
 
 /// Builds what is measured, as it is released, and runs a benchmark.
-pub(crate) fn bench(name: &str, json: Option<&Path>) -> Result<()> {
+pub(crate) fn bench(name: &str, certificates: Option<u32>, json: Option<&Path>) -> Result<()> {
     tools::ensure(true)?;
     out::step("building for release");
     let build = |arguments: &[&str]| {
@@ -69,6 +69,9 @@ pub(crate) fn bench(name: &str, json: Option<&Path>) -> Result<()> {
     build(&["--release", "-p", "chancery-tests", "--bin", "chancery-bench"])?;
     let mut command = Command::new(cargo::target().join("release/chancery-bench"));
     command.arg(name).env("CHANCERY_BIN_DIR", released()?);
+    if let Some(count) = certificates {
+        command.args(["--certificates", &count.to_string()]);
+    }
     if let Some(json) = json {
         // The benchmark runs in the root of the workspace, the file is named from here.
         let here = env::current_dir().context("the current folder is gone")?;

@@ -70,6 +70,9 @@ enum Command {
     Bench {
         /// What to measure; `list` names the benchmarks
         name: String,
+        /// With so many certificates, in those that let one choose
+        #[arg(long, value_name = "COUNT")]
+        certificates: Option<u32>,
         /// Write the figures as JSON to this file, too
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -100,7 +103,9 @@ fn main() -> ExitCode {
         Command::Sim { seeds, seed } => launch::sim(seeds, seed),
         Command::Demo { keep, ha, store } => launch::demo(keep, ha, store.as_deref()),
         Command::Chaos(chaos) => launch::chaos(chaos.minutes, chaos.seed, &chaos.store),
-        Command::Bench { name, json } => launch::bench(&name, json.as_deref()),
+        Command::Bench { name, certificates, json } => {
+            launch::bench(&name, certificates, json.as_deref())
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

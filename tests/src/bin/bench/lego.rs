@@ -21,16 +21,21 @@ pub(crate) struct Took {
     pub(crate) cpu: Duration,
 }
 
-/// Gets one certificate for each name. The account is made beforehand and not counted.
-pub(crate) async fn issue(folder: &Path, pebble: &Pebble, names: Vec<String>) -> Result<Took> {
+/// Gets one certificate for each name, with challenges in `webroot`. The account is made beforehand
+/// and not counted.
+pub(crate) async fn issue(
+    folder: &Path,
+    webroot: &Path,
+    pebble: &Pebble,
+    names: Vec<String>,
+) -> Result<Took> {
     let lego = Arc::new(Lego {
         program: tools::tool("lego")?,
         state: folder.join("lego"),
-        webroot: folder.join("webroot"),
+        webroot: webroot.to_owned(),
         directory: pebble.directory(),
         roots: pebble.https_root_path().to_owned(),
     });
-    std::fs::create_dir_all(&lego.webroot)?;
     lego.run("account.bench.chancery.example").await.context("lego's first run")?;
 
     let names = Arc::new(Mutex::new(VecDeque::from(names)));

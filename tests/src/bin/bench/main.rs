@@ -3,9 +3,11 @@
 mod agent;
 mod delivery;
 mod failover;
+mod fleet;
 mod issuance;
 mod lego;
 mod report;
+mod scale;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,6 +24,9 @@ use crate::report::Report;
 struct Arguments {
     /// What to measure; `list` names the benchmarks, `all` runs them
     name: String,
+    /// With so many certificates, in those that let one choose
+    #[arg(long, value_name = "COUNT")]
+    certificates: Option<u32>,
     /// Write the figures as JSON to this file, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -29,7 +34,8 @@ struct Arguments {
 
 /// The benchmarks, with what each tells.
 const BENCHMARKS: &[(&str, &str)] = &[
-    ("issuance", "certificates per second and CPU for each, beside lego with 8 processes"),
+    ("issue", "certificates per second and CPU for each, beside lego with 8 processes"),
+    ("scale", "100,000 certificates in etcd: apply, start, memory, a pass, sizes"),
     ("agent", "size of the agent's program, and its memory and CPU while nothing changes"),
     ("delivery", "from a certificate's commit to its installation on one agent"),
     ("failover", "how long nobody leads after a crash and in a hand-over, on etcd and on Consul"),
@@ -58,7 +64,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         tokio::select! {
-            reports = measure(&arguments.name) => reports,
+            reports = measure(arguments) => reports,
             _ = interrupt.recv() => bail!("interrupted"),
             _ = terminate.recv() => bail!("told to end"),
         }
@@ -69,7 +75,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-async fn measure(name: &str) -> Result<Vec<Report>> {
+async fn measure(arguments: &Arguments) -> Result<Vec<Report>> {
+    let name = &*arguments.name;
     let chosen: Vec<&str> = BENCHMARKS
         .iter()
         .map(|(known, _)| *known)
@@ -82,10 +89,15 @@ async fn measure(name: &str) -> Result<Vec<Report>> {
     let mut reports = Vec::new();
     for name in chosen {
         let report = match name {
-            "issuance" => issuance::measure().await?,
+            "issue" => issuance::measure(arguments.certificates.unwrap_or(1_000)).await?,
+            "scale" => scale::measure(arguments.certificates.unwrap_or(100_000)).await?,
             "agent" => agent::measure().await?,
             "delivery" => delivery::measure().await?,
             _ => failover::measure().await?,
+        };
+        let report = match arguments.certificates {
+            Some(count) => report.with_certificates(count),
+            None => report,
         };
         report.print();
         reports.push(report);

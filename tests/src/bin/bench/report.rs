@@ -62,6 +62,12 @@ impl Report {
         Self { benchmark, about, cores, rows, command }
     }
 
+    /// With what repeats it with as many certificates.
+    pub(crate) fn with_certificates(mut self, count: u32) -> Self {
+        self.command = format!("{} --certificates {count}", self.command);
+        self
+    }
+
     /// As a table.
     pub(crate) fn print(&self) {
         println!("\n{}: {}; {} cores\n", self.benchmark, self.about, self.cores);

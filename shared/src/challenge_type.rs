@@ -44,6 +44,11 @@ impl ChallengeType {
         }
     }
 
+    /// Whether it is HTTP-01, the default.
+    pub fn is_http01(&self) -> bool {
+        *self == Self::Http01
+    }
+
     /// What a list of challenges in order of preference means: an empty one is HTTP-01 alone.
     pub fn preferred(declared: &[Self]) -> &[Self] {
         if declared.is_empty() { &[Self::Http01] } else { declared }

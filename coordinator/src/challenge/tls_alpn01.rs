@@ -142,17 +142,17 @@ fn identifier(name: &str) -> Option<Identifier> {
     name.parse().ok()
 }
 
-/// The challenge that is answered for `identifier`: of several the one of the oldest order (whose
-/// identifiers grow with time).
+/// The challenge that is answered for `identifier`: of several the one that was presented first.
 fn presented(view: &View, identifier: &Identifier) -> Option<Arc<Challenge>> {
-    let challenges = view.challenges.values().map(|challenge| &challenge.record);
-    let ours = challenges.filter(|challenge| {
+    let ours = view.challenges.values().filter(|challenge| {
+        let challenge = &challenge.record;
         challenge.challenge_type == ChallengeType::TlsAlpn01 && challenge.identifier == *identifier
     });
-    ours.min_by_key(|challenge| challenge.order).cloned()
+    ours.min_by_key(|challenge| challenge.revision).map(|challenge| challenge.record.clone())
 }
 
-/// Whether another order's challenge is answered for `identifier`, so that `order` has to wait.
+/// Whether another order's challenge is answered for `identifier`, so that `order` has to wait before it
+/// tells the CA. `view` has to show what `order` has presented: then it shows all that came before.
 pub fn taken_by_another(view: &View, identifier: &Identifier, order: Uuid) -> bool {
     presented(view, identifier).is_some_and(|challenge| challenge.order != order)
 }

@@ -45,11 +45,6 @@ impl Drive<'_> {
                 let token = printable(&challenge.token, 100);
                 return Err(Error::BadIssuance(format!("no challenge token: {token:?}")));
             }
-            let taken =
-                || tls_alpn01::taken_by_another(&self.orders.mirror.read(), &identifier, id);
-            if chosen == ChallengeType::TlsAlpn01 && taken() {
-                return Err(Error::NameTaken { identifier });
-            }
             let key_authorization = challenge.key_authorization().as_str().to_owned();
             let answer = Challenge {
                 order: id,
@@ -81,6 +76,7 @@ impl Drive<'_> {
             // The CA may ask any coordinator.
             self.orders.peers.caught_up(self.entry.revision).await;
         }
+        presented.values().try_for_each(|challenge| self.check_name_is_free(challenge))?;
         let mut authorizations = known(&mut self.at_ca)?.authorizations();
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = authorization?;
@@ -106,6 +102,19 @@ impl Drive<'_> {
         }
         crash_point("order::told-ready");
         self.await_change(OrderStatus::Pending).await
+    }
+
+    /// Over TLS-ALPN-01 only the first of several orders is answered for a name.
+    fn check_name_is_free(&self, challenge: &Challenge) -> Result<(), Error> {
+        let identifier = &challenge.identifier;
+        let taken = || {
+            let view = self.orders.mirror.read();
+            tls_alpn01::taken_by_another(&view, identifier, challenge.order)
+        };
+        if challenge.challenge_type == ChallengeType::TlsAlpn01 && taken() {
+            return Err(Error::NameTaken { identifier: identifier.clone() });
+        }
+        Ok(())
     }
 
     /// The challenges that stand in the store for this order, by token.

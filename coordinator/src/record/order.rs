@@ -137,7 +137,7 @@ pub struct Challenge {
     /// What is being validated.
     pub identifier: Identifier,
     /// How. Only that listener answers it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "ChallengeType::is_http01")]
     pub challenge_type: ChallengeType,
     /// What the answer has to be (RFC 8555 section 8.1).
     pub key_authorization: String,

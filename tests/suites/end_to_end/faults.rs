@@ -22,12 +22,11 @@ use tokio::time::Instant;
 
 use crate::center::{Center, Event, Options, certificate, count};
 
-/// All requests of an order, those for its account included.
-const REQUESTS: [Endpoint; 10] = [
+/// All requests of an order, the one that makes its account included.
+const REQUESTS: [Endpoint; 9] = [
     Endpoint::Directory,
     Endpoint::NewNonce,
     Endpoint::NewAccount,
-    Endpoint::Account,
     Endpoint::NewOrder,
     Endpoint::Authorization,
     Endpoint::Challenge,

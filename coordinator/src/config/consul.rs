@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{
     duration,
     reader::{Reader, Section},
-    store::read_certificate,
+    store::{read_certificate, server_url},
 };
 use crate::store::consul::{Identity, Options};
 
@@ -60,22 +60,11 @@ fn read_addresses<'a>(reader: &mut Reader<'a>, consul: &mut Section<'a>) -> Opti
 
 /// The URL of a Consul agent, without a slash at its end.
 fn address(url: &str) -> Result<String, &'static str> {
-    let uri: http::Uri = url.parse().map_err(|_| "is no URL")?;
-    match uri.scheme_str() {
-        Some("http" | "https") => {}
-        _ => return Err("does not begin with https:// or http://"),
-    }
-    if uri.path_and_query().is_some_and(|rest| rest.as_str() != "/") {
-        return Err("has a path; write scheme, host and port only");
-    }
-    let authority = uri.authority().ok_or("has no host")?;
-    if authority.as_str().contains('@') {
-        return Err("has a user; Consul knows tokens, so write store.consul.token_file");
-    }
-    if authority.port_u16().is_none() {
-        return Err("has no port; Consul listens on 8500 for http and mostly on 8501 for https");
-    }
-    Ok(url.trim_end_matches('/').to_owned())
+    server_url(
+        url,
+        "has a user; Consul knows tokens, so write store.consul.token_file",
+        "has no port; Consul listens on 8500 for http and mostly on 8501 for https",
+    )
 }
 
 fn prefix(text: &str) -> Result<String, &'static str> {

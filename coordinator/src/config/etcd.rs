@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 use super::{
     duration,
     reader::{Reader, Section},
-    store::read_certificate,
+    store::{read_certificate, server_url},
 };
 use crate::store::etcd::{ClientCertificate, Options, User};
 
@@ -75,22 +75,11 @@ fn read_endpoints<'a>(reader: &mut Reader<'a>, etcd: &mut Section<'a>) -> Option
 
 /// The URL of a member, without a slash at its end.
 fn endpoint(url: &str) -> Result<String, &'static str> {
-    let uri: http::Uri = url.parse().map_err(|_| "is no URL")?;
-    match uri.scheme_str() {
-        Some("http" | "https") => {}
-        _ => return Err("does not begin with https:// or http://"),
-    }
-    if uri.path_and_query().is_some_and(|rest| rest.as_str() != "/") {
-        return Err("has a path; write scheme, host and port only");
-    }
-    let authority = uri.authority().ok_or("has no host")?;
-    if authority.as_str().contains('@') {
-        return Err("has a user; write store.etcd.username and password_file");
-    }
-    if authority.port_u16().is_none() {
-        return Err("has no port; etcd listens on 2379 for clients");
-    }
-    Ok(url.trim_end_matches('/').to_owned())
+    server_url(
+        url,
+        "has a user; write store.etcd.username and password_file",
+        "has no port; etcd listens on 2379 for clients",
+    )
 }
 
 fn prefix(text: &str) -> Result<String, &'static str> {

@@ -67,6 +67,31 @@ pub(super) fn read_certificate<'a>(
     Some((cert_file.into(), key_file.into()))
 }
 
+/// The URL of one of a store's servers: scheme, host and port. `user` says what to write instead of a
+/// user in it, `port` which port it has.
+pub(super) fn server_url(
+    url: &str,
+    user: &'static str,
+    port: &'static str,
+) -> Result<String, &'static str> {
+    let uri: http::Uri = url.parse().map_err(|_| "is no URL")?;
+    match uri.scheme_str() {
+        Some("http" | "https") => {}
+        _ => return Err("does not begin with https:// or http://"),
+    }
+    if uri.path_and_query().is_some_and(|rest| rest.as_str() != "/") {
+        return Err("has a path; write scheme, host and port only");
+    }
+    let authority = uri.authority().ok_or("has no host")?;
+    if authority.as_str().contains('@') {
+        return Err(user);
+    }
+    if authority.port_u16().is_none() {
+        return Err(port);
+    }
+    Ok(url.trim_end_matches('/').to_owned())
+}
+
 fn read_embedded<'a>(reader: &mut Reader<'a>, store: &mut Section<'a>) -> Option<StoreConfig> {
     let mut embedded = reader.table(store, "embedded");
     let path = required_path(reader, &mut embedded, "path", "\"/var/lib/chancery/store.redb\"");

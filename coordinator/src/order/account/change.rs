@@ -29,10 +29,14 @@ impl Orders {
     ) -> Result<(), Error> {
         let Some(issuer) = self.journal.issuer(issuer).await? else { return Ok(()) };
         // An order whose challenges are presented fails when the key under them changes.
-        let began = self.clock.monotonic();
-        while self.clock.monotonic().since(began) < PATIENCE && self.has_orders_at(&issuer) {
-            tokio::time::sleep(LOOK).await;
-        }
+        let mut touched = self.mirror.touched();
+        let over = async {
+            while self.has_orders_at(&issuer) {
+                // Lagging is as good a reason to look again.
+                let _ = touched.recv().await;
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, over).await;
         let now = || self.clock.now();
         let Some(change) = self.accounts.change(leadership, &issuer, &now).await? else {
             return Ok(());
@@ -179,5 +183,4 @@ fn no_account() -> Error {
 
 /// For orders that are under way.
 const PATIENCE: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_millis(200);
 const MOST_TOLD: usize = 1000;

@@ -8,6 +8,8 @@ pub mod challenge;
 pub mod config;
 pub mod election;
 pub mod errands;
+#[cfg(test)]
+mod error_pages;
 pub mod events;
 pub mod http;
 pub mod members;

@@ -10,8 +10,11 @@ use std::process::Command;
 use crate::tools;
 
 /// The features under which everything is built and tested: places where a test may kill
-/// a program. Released binaries are built without.
-pub(crate) const TEST_FEATURES: &str = "chancery-coordinator/failpoints,chancery-agent/failpoints";
+/// a program, which released binaries are built without; and all that those have.
+pub(crate) const TEST_FEATURES: &str =
+    "chancery-coordinator/failpoints,chancery-agent/failpoints,chancery-tests/aws";
+/// The features of a released coordinator.
+pub(crate) const RELEASE_FEATURES: &str = "chancery-coordinator/aws";
 
 /// The cargo that runs this program.
 pub(crate) fn cargo() -> Command {

@@ -63,7 +63,16 @@ pub(crate) fn bench(name: &str, certificates: Option<u32>, json: Option<&Path>) 
     let build = |arguments: &[&str]| {
         run::run(cargo::cargo().arg("build").args(cargo::locked()).args(arguments))
     };
-    build(&["--release", "-p", "chancery-coordinator", "-p", "chancery-cli"])?;
+    let features = cargo::RELEASE_FEATURES;
+    build(&[
+        "--release",
+        "-p",
+        "chancery-coordinator",
+        "-p",
+        "chancery-cli",
+        "--features",
+        features,
+    ])?;
     // By itself: features that the coordinator asks of shared dependencies would make it big.
     build(&["--profile", "agent", "-p", "chancery-agent"])?;
     build(&["--release", "-p", "chancery-tests", "--bin", "chancery-bench"])?;

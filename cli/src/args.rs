@@ -82,9 +82,13 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Cert(CertCommand),
 
-    /// Issuers: list, show, check; their accounts: show, roll, deactivate, create
+    /// Issuers: list, show, check, what is left of their limits; their accounts: show, roll, deactivate, create
     #[command(subcommand)]
     Issuer(IssuerCommand),
+
+    /// Practise an emergency
+    #[command(subcommand)]
+    Drill(DrillCommand),
 
     /// Agents: list, show, remove, let a new one join
     #[command(subcommand)]
@@ -223,6 +227,12 @@ pub(crate) enum IssuerCommand {
         name: IssuerName,
     },
 
+    /// Show what is left of the CA's limits, what it refuses, and how many wait
+    Budget {
+        /// Name of the issuer; without it, all
+        name: Option<IssuerName>,
+    },
+
     /// The account at an issuer
     #[command(subcommand)]
     Account(AccountCommand),
@@ -263,6 +273,35 @@ pub(crate) enum AccountCommand {
         /// Name of the issuer
         issuer: IssuerName,
     },
+}
+
+/// `chancery drill`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DrillCommand {
+    /// Replace certificates as if their CAs had announced to revoke them, and tell how long it takes
+    ///
+    /// Shows first what the CAs' limits say to that, and asks. Certificates are then renewed as in
+    /// earnest; returns when every agent serves the replacements. Exits with 6 when --timeout passes
+    /// first; what has begun goes on. With -o json and without --yes it is a dry run.
+    #[command(after_long_help = DRILL_EXAMPLES)]
+    Revocation(DrillArgs),
+}
+
+/// `chancery drill revocation`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DrillArgs {
+    /// Only these certificates
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) certs: Vec<CertName>,
+    /// Show what would happen, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Ask the CAs now when to renew, instead of acting as if they had said so
+    #[arg(long)]
+    pub(crate) ask_ca: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 /// `chancery agent`.
@@ -394,6 +433,11 @@ const REVOKE_EXAMPLES: &str = "\
 Examples:
   chancery cert revoke www --reason keyCompromise
   chancery cert revoke www --generation 6 --reason superseded --yes";
+
+const DRILL_EXAMPLES: &str = "\
+Examples:
+  chancery drill revocation --dry-run              would the CAs' limits let us replace all today?
+  chancery drill revocation --certs www,mail       how long does it take?";
 
 const TRANSFER_EXAMPLES: &str = "\
 Examples:

@@ -313,6 +313,7 @@ async fn serve(
         peers: parts.peers,
         instance,
         transfers: parts.transfers,
+        ask_now: parts.ask_now,
         events: parts.events,
         metrics: parts.metrics.clone(),
         clock: parts.clock.clone(),

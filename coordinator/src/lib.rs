@@ -18,6 +18,7 @@ pub mod mirror;
 pub mod order;
 pub mod plan;
 pub mod record;
+pub mod renewal_info;
 pub mod scheduler;
 pub mod seal;
 pub mod status;

@@ -259,6 +259,12 @@ impl State {
                 "busy, says the gate",
                 retry_after.clone(),
             ),
+            Answer::AlreadyReplaced => (
+                StatusCode::CONFLICT,
+                "alreadyReplaced",
+                "another order has replaced it, says the gate",
+                None,
+            ),
             Answer::ServerInternal => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "serverInternal", "broken, says the gate", None)
             }

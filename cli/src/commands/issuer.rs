@@ -1,7 +1,7 @@
 //! `chancery issuer`.
 
 use chancery_proto::v1::{
-    ChangeAccountRequest, CheckIssuerRequest, IssuerDetail, ListIssuersRequest, ShowIssuerRequest,
+    ChangeAccountRequest, CheckIssuerRequest, IssuerDetail, ListBudgetsRequest, ListIssuersRequest, ShowIssuerRequest,
 };
 use chancery_shared::name::IssuerName;
 
@@ -18,6 +18,7 @@ pub(super) async fn issuer(context: &Context<'_>, command: &IssuerCommand) -> Re
         IssuerCommand::List => list(context).await,
         IssuerCommand::Show { name } => show(context, name).await,
         IssuerCommand::Check { name } => check(context, name).await,
+        IssuerCommand::Budget { name } => budget(context, name.as_ref()).await,
         IssuerCommand::Account(AccountCommand::Show { issuer }) => show(context, issuer).await,
         IssuerCommand::Account(AccountCommand::Roll { issuer }) => {
             change(context, issuer, "roll").await
@@ -52,6 +53,15 @@ fn print(context: &Context<'_>, issuer: &IssuerDetail) -> Result<(), Failure> {
     context
         .output
         .answer(&json::Issuer::from(issuer), || render::issuer::detail(issuer, &context.view()))
+}
+
+async fn budget(context: &Context<'_>, name: Option<&IssuerName>) -> Result<(), Failure> {
+    let mut client = context.client().await?;
+    let request = ListBudgetsRequest { issuer: name.map(ToString::to_string).unwrap_or_default() };
+    let budgets = answer(context.answer_limit(), client.list_budgets(request)).await?.budgets;
+    context.output.answer(&json::Budgets::from(&*budgets), || {
+        render::budget::budgets(&budgets, &context.view())
+    })
 }
 
 async fn check(context: &Context<'_>, name: &IssuerName) -> Result<(), Failure> {

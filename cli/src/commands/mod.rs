@@ -3,6 +3,7 @@
 mod agent;
 mod apply;
 mod cert;
+mod drill;
 mod event;
 mod issuer;
 mod lease;
@@ -85,6 +86,7 @@ pub(crate) async fn run(args: &Args, output: &Output) -> Result<Exit, Failure> {
         Command::Apply(options) => apply::apply(&context, options).await?,
         Command::Cert(command) => cert::cert(&context, command).await?,
         Command::Issuer(command) => issuer::issuer(&context, command).await?,
+        Command::Drill(command) => drill::drill(&context, command).await?,
         Command::Agent(command) => agent::agent(&context, command).await?,
         Command::Event(command) => event::event(&context, command).await?,
         Command::Seal(command) => seal::seal(&context, command).await?,

@@ -4,7 +4,9 @@
 //! every table is a snapshot in a test.
 
 pub(crate) mod agent;
+pub(crate) mod budget;
 pub(crate) mod cert;
+pub(crate) mod drill;
 pub(crate) mod event;
 pub(crate) mod issuer;
 pub(crate) mod json;

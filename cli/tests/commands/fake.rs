@@ -47,6 +47,9 @@ pub(crate) struct Script {
     pub(crate) events: Vec<Event>,
     /// What `ShowLease` answers, one after the other; the last one again and again.
     pub(crate) leases: VecDeque<Lease>,
+    pub(crate) budgets: Option<ListBudgetsResponse>,
+    pub(crate) drill: Option<DrillRevocationResponse>,
+    pub(crate) listed: Vec<CertificateSummary>,
     pub(crate) transfer: Option<Result<TransferLeaseResponse, Status>>,
     /// `status` never answers.
     pub(crate) hang: bool,
@@ -151,7 +154,8 @@ impl AdminService for Service {
         &self,
         _: Request<ListCertificatesRequest>,
     ) -> Answer<ListCertificatesResponse> {
-        Ok(Response::new(ListCertificatesResponse::default()))
+        let certificates = self.script.lock().unwrap().listed.clone();
+        Ok(Response::new(ListCertificatesResponse { certificates }))
     }
 
     async fn show_certificate(
@@ -268,6 +272,23 @@ impl AdminService for Service {
         let older = |event: &&Event| request.before == 0 || event.sequence < request.before;
         let events = script.events.iter().filter(older).take(2).cloned().collect();
         Ok(Response::new(ListEventsResponse { events }))
+    }
+
+    async fn list_budgets(
+        &self,
+        request: Request<ListBudgetsRequest>,
+    ) -> Answer<ListBudgetsResponse> {
+        self.note(format!("budgets {:?}", request.into_inner().issuer));
+        scripted(self.script.lock().unwrap().budgets.clone())
+    }
+
+    async fn drill_revocation(
+        &self,
+        request: Request<DrillRevocationRequest>,
+    ) -> Answer<DrillRevocationResponse> {
+        let DrillRevocationRequest { certificates, dry_run, ask_cas } = request.into_inner();
+        self.note(format!("drill {certificates:?} dry_run={dry_run} ask_cas={ask_cas}"));
+        scripted(self.script.lock().unwrap().drill.clone())
     }
 
     async fn rotate_seal(&self, _: Request<RotateSealRequest>) -> Answer<RotateSealResponse> {

@@ -1,6 +1,7 @@
 //! The real program against a coordinator that answers from a script: exit codes, what
 //! goes to which output, and what is asked of the coordinator.
 
+mod drill;
 mod fake;
 mod issuer;
 mod lease;

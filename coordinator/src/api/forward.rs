@@ -51,7 +51,7 @@ use super::{
 use crate::{members::Unreachable, record::Member};
 
 /// What only the leader can carry out.
-pub(super) const LEADERS: [&str; 10] = [
+pub(super) const LEADERS: [&str; 11] = [
     APPLY,
     "/chancery.v1.AdminService/RenewCertificate",
     "/chancery.v1.AdminService/RevokeCertificate",
@@ -60,6 +60,7 @@ pub(super) const LEADERS: [&str; 10] = [
     "/chancery.v1.AdminService/CreateToken",
     "/chancery.v1.AdminService/RotateSeal",
     "/chancery.v1.AdminService/TransferLease",
+    "/chancery.v1.AdminService/DrillRevocation",
     "/chancery.v1.AgentService/RotateIdentity",
     "/chancery.v1.EnrolmentService/Join",
 ];

@@ -49,6 +49,7 @@ use crate::{
     metrics::Metrics,
     mirror::Mirror,
     record::Instance,
+    renewal_info::AskNow,
     seal::Sealer,
     status::Status,
     store::Store,
@@ -97,6 +98,8 @@ pub struct Parts {
     pub instance: Instance,
     /// Through which this coordinator hands over.
     pub transfers: Transfers,
+    /// Through which CAs are asked now when to renew.
+    pub ask_now: AskNow,
     /// Where events are written down.
     pub events: Events,
     /// Counters.
@@ -115,6 +118,7 @@ pub struct Api {
     peers: Arc<Peers>,
     instance: Instance,
     transfers: Transfers,
+    ask_now: AskNow,
     events: Events,
     clock: SharedClock,
     metrics: Arc<Metrics>,
@@ -149,7 +153,7 @@ impl Api {
     /// Puts the services together; serve them with [`serve_agents`] and [`serve_operators`].
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { store, mirror, sealer, status, leadership, peers, instance, .. } = parts;
-        let (transfers, events) = (parts.transfers, parts.events);
+        let (transfers, ask_now, events) = (parts.transfers, parts.ask_now, parts.events);
         let (metrics, clock) = (parts.metrics, parts.clock);
         Arc::new(Self {
             refusals: Refusals::new(events.clone(), metrics.clone(), clock.clone()),
@@ -163,6 +167,7 @@ impl Api {
             peers,
             instance,
             transfers,
+            ask_now,
             events,
             clock,
             metrics,

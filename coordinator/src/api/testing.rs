@@ -47,6 +47,7 @@ use crate::{
         self, Bundle, CertificateSpec, CertificateState, Chain, Event, EventKind, Instance, Issued,
         Member, Record, key,
     },
+    renewal_info::AskNow,
     seal::{self, KeyFile, Sealer},
     status::{About, Presence, Status as ReadModel},
     store::{
@@ -174,6 +175,7 @@ impl Fleet {
             peers: peers.clone(),
             instance,
             transfers: transfers.clone(),
+            ask_now: AskNow::default(),
             events: events.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),

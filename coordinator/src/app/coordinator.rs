@@ -15,6 +15,7 @@ use crate::{
     metrics::Metrics,
     mirror::Mirror,
     order::{self, Outside},
+    renewal_info::AskNow,
     seal::{self, KeyFile, Sealer},
     store::Store,
 };
@@ -63,6 +64,8 @@ pub struct Parts {
     pub leadership: watch::Receiver<Option<Leadership>>,
     /// Through which it hands over.
     pub transfers: Transfers,
+    /// Through which CAs are asked now when to renew.
+    pub ask_now: AskNow,
 }
 
 impl Coordinator {
@@ -107,8 +110,19 @@ impl Coordinator {
         };
         let (events, events_task) = Events::start(store.clone(), recorder, stop_events.clone());
         let peers = Peers::new(options.node.clone(), mirror.clone(), sealer.clone(), clock.clone());
-        let parts =
-            Parts { store, mirror, sealer, peers, events, metrics, clock, leadership, transfers };
+        let ask_now = AskNow::default();
+        let parts = Parts {
+            store,
+            mirror,
+            sealer,
+            peers,
+            events,
+            metrics,
+            clock,
+            leadership,
+            transfers,
+            ask_now,
+        };
         let leader = tokio::spawn(leader::lead(parts.clone(), options, outside, shutdown));
         Ok(Self { parts, election, events: events_task, stop_events, leader })
     }

@@ -15,6 +15,7 @@ use crate::{
     mirror::Touched,
     order::{self, Orders, Outside},
     record::EventKind,
+    renewal_info::{self, Poller},
     scheduler::Scheduler,
     seal::rotation,
     sweep,
@@ -90,6 +91,17 @@ async fn one_term(
             parts.clock.clone(),
             leadership.clone(),
         );
+        let poller = Poller::new(
+            renewal_info::Parts {
+                store: parts.store.clone(),
+                mirror: parts.mirror.clone(),
+                orders: orders.clone(),
+                events: parts.events.clone(),
+                clock: parts.clock.clone(),
+                ask_now: parts.ask_now.clone(),
+            },
+            leadership.clone(),
+        );
         // Side by side: an internal CA that cannot be made or read must not stop renewals.
         tokio::join!(
             forget_nomination(parts, &leadership),
@@ -99,6 +111,7 @@ async fn one_term(
             errands.run(),
             // What the leader before has left half-way.
             sweep::until_done(&*parts.store, &leadership, &parts.mirror),
+            poller.run(),
             reseal(parts, &leadership),
             async {
                 if let Some(sweeper) = sweeper {

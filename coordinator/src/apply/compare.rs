@@ -114,7 +114,9 @@ impl Plan {
 /// Whether the scheduler would order at once.
 fn is_due(present: &View, spec: &CertificateSpec, now: Timestamp) -> bool {
     let state = present.states.get(&spec.name).map(|state| &*state.record);
-    plan::decide(&plan::Facts { spec, state, order: None }, now).is_due(now)
+    // What the CA suggests is of no matter here: a plan is about what a change of it causes.
+    let facts = plan::Facts { spec, state, order: None, renewal_info: None };
+    plan::decide(&facts, now).is_due(now)
 }
 
 /// What can be wrong with a desired state only in view of what is.

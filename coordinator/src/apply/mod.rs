@@ -262,6 +262,7 @@ pub async fn related(
                 keys.push(at);
             }
         }
+        keys.extend(present.renewal_infos.get(name).map(|_| key::renewal_info(name)));
         all.push(Related {
             certificate: name.clone(),
             state: present.states.get(name).map(|state| ((*state.record).clone(), state.revision)),

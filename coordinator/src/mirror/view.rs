@@ -18,7 +18,7 @@ use crate::{
     record::{
         self, Account, Agent, Authority, Budget, Bundle, CertificateSpec, CertificateState, Chain,
         Challenge, DecodeError, Deployment, Event, IssuerSpec, JoinToken, Leader, Member, Order,
-        Record, Revocation, SealRing, Services, key,
+        Record, RenewalInfo, Revocation, SealRing, Services, key,
     },
     store::{Change, Commit, Entry, Error, Snapshot, Store},
 };
@@ -53,6 +53,8 @@ pub struct View {
     pub bundles: Table<CertName, Bundle>,
     /// Issuing certificates, DER.
     pub chains: BTreeMap<Fingerprint, Bytes>,
+    /// What CAs say about when to renew.
+    pub renewal_infos: Table<CertName, RenewalInfo>,
     /// The order journal.
     pub orders: Table<CertName, Order>,
     /// Presented challenges, by token.
@@ -213,6 +215,9 @@ impl View {
                 let chain = record::decode::<Chain>(&entry.key, &entry.value)?;
                 self.chains.insert(Fingerprint::of(&chain.der), chain.der.into());
             }
+            key::RENEWAL_INFOS => {
+                touch(&mut touched.certificates, insert(&mut self.renewal_infos, rest, entry)?);
+            }
             key::ORDERS => touch(&mut touched.certificates, insert(&mut self.orders, rest, entry)?),
             key::CHALLENGES => {
                 self.challenges.insert(rest.to_owned(), versioned(entry)?);
@@ -309,6 +314,9 @@ impl View {
                 if let Ok(fingerprint) = rest.parse::<Fingerprint>() {
                     self.chains.remove(&fingerprint);
                 }
+            }
+            key::RENEWAL_INFOS => {
+                touch(&mut touched.certificates, remove(&mut self.renewal_infos, rest));
             }
             key::ORDERS => touch(&mut touched.certificates, remove(&mut self.orders, rest)),
             key::CHALLENGES => {

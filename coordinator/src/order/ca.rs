@@ -4,7 +4,7 @@
 //! it keeps the Retry-After of a 429 or 503 (RFC 8555 section 6.6), and the status of error answers that
 //! are not problem documents.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{cell::RefCell, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
@@ -135,9 +135,34 @@ impl HttpClient for WhileLeading {
         request: Request<BodyWrapper<Bytes>>,
     ) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
         match self.leadership.check() {
-            Ok(()) => self.client.request(request),
+            Ok(()) => {
+                let answer = self.client.request(request);
+                Box::pin(async move { answer.await.inspect(|answer| note_location(&answer.parts)) })
+            }
             Err(over) => Box::pin(std::future::ready(Err(other(over)))),
         }
+    }
+}
+
+tokio::task_local! {
+    /// Where the CA has made something for the work at hand.
+    static MADE_AT: RefCell<Option<String>>;
+}
+
+/// Does `work`, and tells the URL of what the CA has made meanwhile, if it has: also when the library did not
+/// like the answer that said so.
+pub(super) async fn noting_location<F: Future>(work: F) -> (F::Output, Option<String>) {
+    let noting = async { (work.await, MADE_AT.with(RefCell::take)) };
+    MADE_AT.scope(RefCell::default(), noting).await
+}
+
+fn note_location(answer: &http::response::Parts) {
+    let location = answer.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+    if answer.status == StatusCode::CREATED
+        && let Some(location) = location
+    {
+        // Outside of such work nobody wants to know.
+        let _ = MADE_AT.try_with(|made_at| made_at.replace(Some(location.to_owned())));
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     account::Account,
     ca, chain, error,
     journal::{Entry, check_chain},
+    replaces,
     stage::{Step, next_step},
 };
 use crate::{
@@ -101,11 +102,20 @@ impl Drive<'_> {
                     None => AcmeIdentifier::Dns(identifier.as_str().to_owned()),
                 })
                 .collect();
+            let replaced = entry.order.replaces.as_deref().and_then(replaces::parse);
             let mut request = NewOrder::new(&identifiers);
+            if let Some(replaced) = &replaced {
+                request = request.replaces(replaced.clone());
+            }
             if let Some(profile) = &entry.order.profile {
                 request = request.profile(profile);
             }
-            let at_ca = account.new_order(&request).await;
+            let at_ca = replaces::new_order(&account, &request).await;
+            if let (Some(_), Err(error)) = (&replaced, &at_ca)
+                && let Some(reason) = replaces::refused(error)
+            {
+                return Err(Error::NotReplaceable(reason));
+            }
             let at_ca = at_ca.map_err(|error| {
                 if !ca::may_have_ordered(&error) {
                     return Error::from(error);
@@ -133,6 +143,15 @@ impl Drive<'_> {
         };
         let placed = tokio::spawn(placing.in_current_span()).await;
         let placed = placed.unwrap_or_else(|error| Err(Error::CaUnreachable(error.to_string())));
+        if let Err(Error::NotReplaceable(reason)) = &placed {
+            tracing::info!(
+                reason,
+                "the CA does not take it as a replacement; it is ordered afresh"
+            );
+            let entry = self.orders.without_replacing(self.leadership, self.entry.clone()).await?;
+            self.entry = entry;
+            return Ok(());
+        }
         let (at_ca, entry) = placed?;
         self.at_ca = Some(at_ca);
         self.entry = entry;

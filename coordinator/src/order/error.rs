@@ -53,6 +53,10 @@ pub enum Error {
         /// Where to unpause it.
         link: Option<String>,
     },
+    /// The CA takes no order that replaces what this one would; without that it may (RFC 9773
+    /// section 7.4).
+    #[error("the CA does not take the order as a replacement: {0}")]
+    NotReplaceable(String),
     /// The CA refused (RFC 8555 section 6.7).
     #[error("the CA refused: {message}")]
     Rejected {
@@ -174,6 +178,7 @@ impl Error {
             Self::NameTaken { .. } => Class::Repeat(NAME_TAKEN),
             Self::Dns(error) if error.may_pass() => Class::Repeat(Duration::ZERO),
             Self::Paused { .. }
+            | Self::NotReplaceable(_)
             | Self::Rejected { .. }
             | Self::AccountBinding(_)
             | Self::AccountDeactivated(_)
@@ -214,7 +219,7 @@ impl Error {
             Self::CaBusy { .. } => "ca-busy",
             Self::BudgetSpent { .. } => "budget-spent",
             Self::Paused { .. } => "identifier-paused",
-            Self::Rejected { .. } => "ca-rejected",
+            Self::Rejected { .. } | Self::NotReplaceable(_) => "ca-rejected",
             Self::AccountUnknown => "account-unknown",
             Self::AccountBinding(_) => "account-binding",
             Self::AccountDeactivated(_) => "account-deactivated",

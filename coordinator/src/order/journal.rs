@@ -131,6 +131,7 @@ impl Journal {
             deadline: now + deadline,
             epoch: leadership.epoch(),
             resumed: 0,
+            replaces: wanted.replaces.clone(),
             stage: Stage::Intended,
         })
     }
@@ -318,7 +319,7 @@ impl Journal {
         self.commit(batch.unchanged(&at, revision).put(&at, record::encode(&state))).await
     }
 
-    async fn rewrite(
+    pub(super) async fn rewrite(
         &self,
         batch: Batch,
         order: Order,

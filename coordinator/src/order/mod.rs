@@ -48,6 +48,7 @@ pub mod journal;
 mod keys;
 mod patience;
 mod refuses;
+mod replaces;
 mod revoke;
 mod spending;
 pub mod stage;
@@ -57,6 +58,7 @@ mod wanted;
 pub use error::{Class, Error, Refuses};
 pub use keys::Generate;
 pub use patience::Tries;
+pub use replaces::{Suggestion, identifier_of};
 
 use self::{
     account::{Account, Accounts, Connect},
@@ -117,6 +119,9 @@ struct Wanted {
     state_revision: Option<Revision>,
     issuer: IssuerSpec,
     reason: String,
+    /// What it replaces, by its identifier in ACME.
+    replaces: Option<String>,
+    urgent: bool,
 }
 
 /// Makes orders.
@@ -339,7 +344,8 @@ impl Orders {
     ) -> Result<Revision, Error> {
         let result = self.proceed_at(leadership, wanted, live, visit, tries).await;
         if let Err(error @ (Error::CaBusy { .. } | Error::Paused { .. })) = &result
-            && let Err(error) = self.note_refusal(leadership, wanted, error).await
+            && let Err(error) =
+                self.note_refusal(leadership, &wanted.issuer, &wanted.spec.identifiers, error).await
         {
             tracing::warn!(%error, "the CA's refusal could not be written down");
         }

@@ -12,18 +12,15 @@ use super::{
 };
 use crate::{
     election::Leadership,
-    plan::{
-        self,
-        budget::{Ask, Kind},
-    },
+    plan::{self, budget::Ask},
     record::{CertificateState, Issued, IssuerSpec, Order, Stage},
 };
 
 impl Wanted {
-    fn ask(&self, now: jiff::Timestamp) -> Ask<'_> {
+    fn ask(&self) -> Ask<'_> {
         let identifiers = &self.spec.identifiers;
-        let kind = kind(&self.state, &self.issuer.name, identifiers);
-        Ask { identifiers, kind, urgent: plan::is_urgent(Some(&self.state), now) }
+        let replaces = self.replaces.is_some();
+        plan::ask_for(identifiers, Some(&self.state), &self.issuer.name, replaces, self.urgent)
     }
 }
 
@@ -41,7 +38,7 @@ impl Orders {
         if live.is_some() {
             return desk.check_requests(now);
         }
-        let verdict = desk.check(&wanted.spec.name, &wanted.ask(now), now);
+        let verdict = desk.check(&wanted.spec.name, &wanted.ask(), now);
         verdict.map_err(|error| match (error, &wanted.state.issued) {
             // Looked at again when it has become urgent.
             (Error::BudgetSpent { until, wait, reason }, Some(issued)) => {
@@ -65,7 +62,7 @@ impl Orders {
         let intent = intent.await?;
         let mut desk = self.budgets.open(leadership, &wanted.issuer).await?;
         let (name, now) = (&wanted.spec.name, self.clock.now());
-        let ask = wanted.ask(now);
+        let ask = wanted.ask();
         // Others may have been faster.
         desk.check(name, &ask, now)?;
         let Some(change) = desk.spend(name, &ask, now) else {
@@ -91,8 +88,7 @@ impl Orders {
         let mut change = None;
         if let Some(desk) = &mut desk {
             let (state, _) = self.journal.state(&order.certificate).await?;
-            let kind = kind(&state, &order.issuer, &order.identifiers);
-            let ask = Ask { identifiers: &order.identifiers, kind, urgent: false };
+            let ask = asked(order, &state);
             let may_be_issued = matches!(order.stage, Stage::Finalized { .. });
             change = desk.failed(&ask, error, may_be_issued, self.clock.now());
         }
@@ -129,11 +125,11 @@ impl Orders {
     pub(super) async fn note_refusal(
         &self,
         leadership: &Leadership,
-        wanted: &Wanted,
+        issuer: &IssuerSpec,
+        identifiers: &[Identifier],
         error: &Error,
     ) -> Result<(), Error> {
-        let mut desk = self.budgets.open(leadership, &wanted.issuer).await?;
-        let identifiers = &wanted.spec.identifiers;
+        let mut desk = self.budgets.open(leadership, issuer).await?;
         if let Some(change) = desk.refused(identifiers, error, self.clock.now()) {
             let revision = self.journal.commit(change.add_to(leadership.batch())).await?;
             desk.written(revision);
@@ -149,13 +145,36 @@ impl Orders {
     ) -> Result<(), Error> {
         let Some(mut desk) = self.desk_of(leadership, &order.issuer).await? else { return Ok(()) };
         let (state, _) = self.journal.state(&order.certificate).await?;
-        let kind = kind(&state, &order.issuer, &order.identifiers);
-        let ask = Ask { identifiers: &order.identifiers, kind, urgent: true };
+        let ask = asked(order, &state);
         if let Some(change) = desk.spend(&order.certificate, &ask, self.clock.now()) {
             let revision = self.journal.commit(change.add_to(leadership.batch())).await?;
             desk.written(revision);
         }
         Ok(())
+    }
+
+    /// Makes an order one that replaces nothing, which costs more.
+    pub(super) async fn without_replacing(
+        &self,
+        leadership: &Leadership,
+        entry: Entry,
+    ) -> Result<Entry, Error> {
+        let order = Order { replaces: None, ..entry.order };
+        let mut batch = leadership.batch();
+        let mut desk = self.desk_of(leadership, &order.issuer).await?;
+        if let Some(desk) = &mut desk {
+            let (state, _) = self.journal.state(&order.certificate).await?;
+            let (ask, now) = (asked(&order, &state), self.clock.now());
+            desk.check(&order.certificate, &ask, now)?;
+            if let Some(change) = desk.spend(&order.certificate, &ask, now) {
+                batch = change.add_to(batch);
+            }
+        }
+        let entry = self.journal.rewrite(batch, order, entry.revision).await?;
+        if let Some(desk) = desk {
+            desk.written(entry.revision);
+        }
+        Ok(entry)
     }
 
     /// The desk of an issuer, unless it was deleted.
@@ -172,13 +191,10 @@ impl Orders {
     }
 }
 
-/// What sort of order it is: a renewal if the same issuer has issued for the same identifiers.
-fn kind(state: &CertificateState, issuer: &IssuerName, identifiers: &[Identifier]) -> Kind {
-    let same = state.issued.as_ref().is_some_and(|issued| {
-        issued.issuer == *issuer
-            && plan::budget::set_of(&issued.identifiers) == plan::budget::set_of(identifiers)
-    });
-    if same { Kind::Renewal } else { Kind::New }
+/// What an order in the journal has cost.
+fn asked<'a>(order: &'a Order, state: &CertificateState) -> Ask<'a> {
+    let replaces = order.replaces.is_some();
+    plan::ask_for(&order.identifiers, Some(state), &order.issuer, replaces, true)
 }
 
 #[cfg(test)]

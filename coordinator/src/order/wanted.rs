@@ -2,7 +2,7 @@
 
 use chancery_shared::name::CertName;
 
-use super::{Error, Orders, Wanted, account::Account, journal::Entry};
+use super::{Error, Orders, Wanted, account::Account, journal::Entry, replaces};
 use crate::plan;
 
 impl Orders {
@@ -18,7 +18,10 @@ impl Orders {
         };
         let (state, state_revision) = self.journal.state(certificate).await?;
         let now = self.clock.now();
-        let facts = plan::Facts { spec: &spec, state: Some(&state), order: None };
+        let info =
+            self.mirror.read().renewal_infos.get(certificate).map(|info| info.record.clone());
+        let renewal_info = info.as_deref();
+        let facts = plan::Facts { spec: &spec, state: Some(&state), order: None, renewal_info };
         let decision = plan::decide(&facts, now);
         let issuer = if let Some(entry) = live {
             entry.order.issuer.clone()
@@ -32,7 +35,18 @@ impl Orders {
             Error::BadIssuer(format!("{issuer} is not declared; apply a file that declares it"))
         })?;
         let reason = decision.message;
-        Ok(Some(Wanted { spec, spec_revision, state, state_revision, issuer, reason }))
+        let replaces = replaces::replaced(&state, &issuer, &spec.identifiers, renewal_info);
+        let urgent = plan::is_urgent(Some(&state), renewal_info, now);
+        Ok(Some(Wanted {
+            spec,
+            spec_revision,
+            state,
+            state_revision,
+            issuer,
+            reason,
+            replaces,
+            urgent,
+        }))
     }
 }
 

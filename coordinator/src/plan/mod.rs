@@ -6,12 +6,15 @@
 
 use std::time::Duration;
 
-use chancery_shared::{name::IssuerName, x509::Fingerprint};
+use chancery_shared::{identifier::Identifier, name::IssuerName, x509::Fingerprint};
 use jiff::Timestamp;
 
-use crate::record::{CertificateSpec, CertificateState, Issued, Order};
+use crate::record::{CertificateSpec, CertificateState, Issued, Order, RenewalInfo};
 
+pub mod ari;
 pub mod budget;
+
+use budget::{Ask, Kind};
 
 /// All that a decision about one certificate depends on.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +25,8 @@ pub struct Facts<'a> {
     pub state: Option<&'a CertificateState>,
     /// The order in the journal.
     pub order: Option<&'a Order>,
+    /// What the CA last said about when to renew it.
+    pub renewal_info: Option<&'a RenewalInfo>,
 }
 
 /// What to do about a certificate, and why.
@@ -55,7 +60,7 @@ pub fn decide(facts: &Facts<'_>, now: Timestamp) -> Decision {
     let wanted = CHECKS
         .iter()
         .find_map(|check| check(facts.spec, &state, now))
-        .unwrap_or_else(|| unreachable!("the last check always speaks"));
+        .unwrap_or_else(|| in_its_life(facts.spec, &state, facts.renewal_info, now));
     delayed_by_failure(wanted, &state, now)
 }
 
@@ -70,14 +75,40 @@ pub fn issuer_for<'a>(
     spec.issuers.get(turn)
 }
 
-/// Whether the certificate cannot wait for its turn: it has expired or soon will, or an operator
-/// insists.
-pub fn is_urgent(state: Option<&CertificateState>, now: Timestamp) -> bool {
+/// Whether the certificate cannot wait for its turn: it has expired or soon will, an operator
+/// insists, or the CA's window has elapsed, which is how it announces a revocation.
+pub fn is_urgent(
+    state: Option<&CertificateState>,
+    info: Option<&RenewalInfo>,
+    now: Timestamp,
+) -> bool {
     let Some(state) = state else { return false };
     if state.renewal_requested_at.is_some() {
         return true;
     }
-    state.issued.as_ref().is_some_and(|issued| urgent_at(issued) <= now)
+    let Some(issued) = &state.issued else { return false };
+    urgent_at(issued) <= now || ari::about(issued, info).is_some_and(|info| info.end <= now)
+}
+
+/// What the budget is asked for an order of `issuer`.
+pub fn ask_for<'a>(
+    identifiers: &'a [Identifier],
+    state: Option<&CertificateState>,
+    issuer: &IssuerName,
+    replaces: bool,
+    urgent: bool,
+) -> Ask<'a> {
+    let present = state.and_then(|state| state.issued.as_ref());
+    let same = present.is_some_and(|present| {
+        present.issuer == *issuer
+            && budget::set_of(&present.identifiers) == budget::set_of(identifiers)
+    });
+    let kind = match (replaces, same) {
+        (true, _) => Kind::Replacement,
+        (false, true) => Kind::Renewal,
+        (false, false) => Kind::New,
+    };
+    Ask { identifiers, kind, urgent }
 }
 
 /// When so little of a life is left that nothing may hold a renewal back any more.
@@ -97,7 +128,7 @@ pub fn wait_after(failures: u32, first: Duration) -> Duration {
 type Check = fn(&CertificateSpec, &CertificateState, Timestamp) -> Option<Decision>;
 
 /// In order; the first that speaks decides.
-const CHECKS: [Check; 9] = [
+const CHECKS: [Check; 8] = [
     not_issued,
     revoked,
     identifiers_changed,
@@ -106,7 +137,6 @@ const CHECKS: [Check; 9] = [
     issuer_removed,
     renewal_requested,
     expired,
-    lifetime,
 ];
 
 fn not_issued(_: &CertificateSpec, state: &CertificateState, now: Timestamp) -> Option<Decision> {
@@ -133,7 +163,7 @@ fn identifiers_changed(
     now: Timestamp,
 ) -> Option<Decision> {
     let issued = state.issued.as_ref()?;
-    let sorted = |identifiers: &[chancery_shared::identifier::Identifier]| {
+    let sorted = |identifiers: &[Identifier]| {
         let mut names = identifiers.to_vec();
         names.sort();
         names
@@ -210,9 +240,54 @@ fn expired(_: &CertificateSpec, state: &CertificateState, now: Timestamp) -> Opt
     })
 }
 
-fn lifetime(spec: &CertificateSpec, state: &CertificateState, now: Timestamp) -> Option<Decision> {
-    let issued = state.issued.as_ref()?;
-    let due = renew_at(spec, issued);
+/// What is left when there is no other reason: when the CA suggests it (RFC 9773), or else by its
+/// life.
+fn in_its_life(
+    spec: &CertificateSpec,
+    state: &CertificateState,
+    info: Option<&RenewalInfo>,
+    now: Timestamp,
+) -> Decision {
+    // The first check has spoken if there is nothing.
+    let Some(issued) = &state.issued else {
+        return Decision { code: "not-issued", message: String::new(), due: now };
+    };
+    match ari::about(issued, info).filter(|info| ari::instant_in(&spec.name, info).is_some()) {
+        Some(info) => suggested(info, renewal_of(spec, issued, Some(info)), now),
+        None => lifetime(issued, renew_at(spec, issued), now),
+    }
+}
+
+/// When it is to be renewed, if nothing else is the matter. Whatever the CA suggests, no later than when
+/// it has become urgent.
+pub fn renewal_of(
+    spec: &CertificateSpec,
+    issued: &Issued,
+    info: Option<&RenewalInfo>,
+) -> Timestamp {
+    let info = ari::about(issued, info);
+    let Some(instant) = info.and_then(|info| ari::instant_in(&spec.name, info)) else {
+        return renew_at(spec, issued);
+    };
+    // A CA that wants to have replaced what it has just issued would be asked for ever.
+    let stored_at = issued.stored_at;
+    let elapsed_before = info.is_some_and(|info| info.end <= stored_at);
+    let floor = if elapsed_before { stored_at + NOT_AGAIN } else { Timestamp::MIN };
+    instant.max(floor).min(urgent_at(issued))
+}
+
+fn suggested(info: &RenewalInfo, due: Timestamp, now: Timestamp) -> Decision {
+    let window = format!("between {} and {}", seconds(info.start), seconds(info.end));
+    let why = info.explanation_url.as_ref().map(|url| format!(": {url}")).unwrap_or_default();
+    let message = if due <= now {
+        format!("the CA wants it renewed {window}{why}")
+    } else {
+        format!("it is to be renewed at {}; the CA suggests {window}{why}", seconds(due))
+    };
+    Decision { code: "suggested", message, due }
+}
+
+fn lifetime(issued: &Issued, due: Timestamp, now: Timestamp) -> Decision {
     let share = if is_short(issued) { "half" } else { "a third" };
     let message = if due <= now {
         format!(
@@ -222,7 +297,7 @@ fn lifetime(spec: &CertificateSpec, state: &CertificateState, now: Timestamp) ->
     } else {
         format!("it is to be renewed at {}, when about {share} of its life is left", seconds(due))
     };
-    Some(Decision { code: "lifetime", message, due })
+    Decision { code: "lifetime", message, due }
 }
 
 /// When about a third (half, for a life under ten days) of the life is left, up to a twentieth of
@@ -283,6 +358,8 @@ fn seconds(time: Timestamp) -> Timestamp {
 const FAILURES_PER_ISSUER: u32 = 3;
 /// An eighth of the life: eleven days of ninety, twenty hours of six days.
 const URGENT_SHARE: i64 = 8;
+/// After a certificate that its CA wanted to have replaced before it was there.
+const NOT_AGAIN: Duration = Duration::from_hours(1);
 const TEN_DAYS_SECS: i64 = 10 * 24 * 3600;
 const A_DAY: Duration = Duration::from_hours(24);
 

@@ -45,13 +45,15 @@ fn issued(days: i64) -> CertificateState {
 }
 
 fn code(spec: &CertificateSpec, state: &CertificateState, now: Timestamp) -> (&'static str, bool) {
-    let decision = decide(&Facts { spec, state: Some(state), order: None }, now);
+    let decision =
+        decide(&Facts { spec, state: Some(state), order: None, renewal_info: None }, now);
     (decision.code, decision.is_due(now))
 }
 
 #[test]
 fn what_was_never_issued_is_due() {
-    let decision = decide(&Facts { spec: &spec(), state: None, order: None }, at(0));
+    let decision =
+        decide(&Facts { spec: &spec(), state: None, order: None, renewal_info: None }, at(0));
     assert_eq!((decision.code, decision.is_due(at(0))), ("not-issued", true));
 }
 
@@ -108,7 +110,10 @@ fn a_failure_delays_until_its_time_and_an_operator_overrides_it() {
         }),
         ..CertificateState::default()
     };
-    let decision = decide(&Facts { spec: &spec(), state: Some(&state), order: None }, at(1));
+    let decision = decide(
+        &Facts { spec: &spec(), state: Some(&state), order: None, renewal_info: None },
+        at(1),
+    );
     assert_eq!(decision.due, at(2));
     assert!(decision.message.contains("2 failed tries"), "{}", decision.message);
     assert_eq!(code(&spec(), &state, at(2)), ("not-issued", true));

@@ -77,6 +77,10 @@ kinds! {
     AccountChangeRequested = "account.change-requested",
     /// The CA has done it, or refused to.
     AccountChanged = "account.changed",
+    /// The CA has moved the time at which it wants a certificate renewed.
+    WindowMoved = "certificate.window-moved",
+    /// An operator began a drill of a revocation.
+    Drill = "drill.revocation",
     /// A join token was made.
     TokenCreated = "token.created",
     /// An agent joined.

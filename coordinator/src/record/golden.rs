@@ -16,8 +16,8 @@ macro_rules! for_each_kind {
         for_each_kind!(
             $function $arguments
             Account Agent Authority Budget Bundle CertificateSpec CertificateState Chain Challenge
-            Deployment Event IssuerSpec JoinToken Leader Member Nomination Order Revocation SealRing
-            Services
+            Deployment Event IssuerSpec JoinToken Leader Member Nomination Order RenewalInfo
+            Revocation SealRing Services
         )
     };
     ($function:ident $arguments:tt $($record:ty)*) => {

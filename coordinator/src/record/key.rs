@@ -18,6 +18,8 @@ pub const STATES: &str = "states/";
 pub const BUNDLES: &str = "bundles/";
 /// Issuing certificates by hash: thousands of bundles share a few.
 pub const CHAINS: &str = "chains/";
+/// What CAs say about when to renew, by certificate.
+pub const RENEWAL_INFOS: &str = "renewal-info/";
 /// The order journal.
 pub const ORDERS: &str = "orders/";
 /// Presented challenges, by token.
@@ -69,6 +71,11 @@ pub fn state(name: &CertName) -> String {
 /// Key of a bundle. Generations sort as numbers.
 pub fn bundle(name: &CertName, generation: Generation) -> String {
     format!("{BUNDLES}{name}/{:020}", generation.0)
+}
+
+/// Key of what the CA says about when to renew a certificate.
+pub fn renewal_info(name: &CertName) -> String {
+    format!("{RENEWAL_INFOS}{name}")
 }
 
 /// Key of an issuing certificate.

@@ -25,6 +25,7 @@ mod golden;
 pub mod key;
 mod member;
 mod order;
+mod renewal_info;
 mod revocation;
 
 pub use account::{Account, AccountChange, AccountChangeEnd, AccountDeed};
@@ -37,6 +38,7 @@ pub use certificate::{
 pub use event::{Event, EventKind};
 pub use member::{Instance, Member};
 pub use order::{Challenge, Order, Stage, TxtRecord};
+pub use renewal_info::RenewalInfo;
 pub use revocation::{Revocation, RevocationEnd, Revoked};
 
 /// A value that can be kept in the store.

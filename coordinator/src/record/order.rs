@@ -51,6 +51,9 @@ pub struct Order {
     /// How often a step was taken up again by a new term or a new process.
     #[serde(default)]
     pub resumed: u32,
+    /// The certificate that it replaces, by its identifier in ACME (RFC 9773 section 5).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
     /// How far it has come.
     pub stage: Stage,
 }

@@ -257,6 +257,7 @@ impl Scheduler {
             spec: &view.certificates.get(name)?.record,
             state: view.states.get(name).map(|state| &*state.record),
             order: view.orders.get(name).map(|order| &*order.record),
+            renewal_info: view.renewal_infos.get(name).map(|info| &*info.record),
         };
         Some(plan::decide(&facts, now).due)
     }

@@ -6,7 +6,7 @@ use chancery_proto::v1::{
 };
 use chancery_shared::{
     challenge_type::ChallengeType,
-    name::CertName,
+    name::{CertName, IssuerName},
     number::Generation,
     wire::to_timestamp,
     x509::{public_key_of, to_pem},
@@ -16,8 +16,8 @@ use jiff::Timestamp;
 use super::{Index, Status, agents::deployment_report};
 use crate::{
     mirror::View,
-    plan::{self, Decision},
-    record::{CertificateSpec, CertificateState, Order, Revocation},
+    plan::{self, Decision, budget},
+    record::{CertificateSpec, CertificateState, Order, RenewalInfo, Revocation},
 };
 
 impl Status {
@@ -80,6 +80,8 @@ pub(super) struct Known<'a> {
     pub(super) spec: &'a CertificateSpec,
     pub(super) state: Option<&'a CertificateState>,
     pub(super) order: Option<&'a Order>,
+    renewal_info: Option<&'a RenewalInfo>,
+    view: &'a View,
 }
 
 impl<'a> Known<'a> {
@@ -88,12 +90,59 @@ impl<'a> Known<'a> {
             spec: &view.certificates.get(name)?.record,
             state: view.states.get(name).map(|state| &*state.record),
             order: view.orders.get(name).map(|order| &*order.record),
+            renewal_info: view.renewal_infos.get(name).map(|info| &*info.record),
+            view,
         })
     }
 
     pub(super) fn decide(&self, now: Timestamp) -> Decision {
-        let facts = plan::Facts { spec: self.spec, state: self.state, order: self.order };
-        plan::decide(&facts, now)
+        let mut decision = plan::decide(&self.facts(), now);
+        if let Some((until, because)) = self.held_back(&decision, now) {
+            decision.due = until;
+            let until = Timestamp::from_second(until.as_second()).unwrap_or(until);
+            decision.message = format!("{}; not before {until}: {because}", decision.message);
+        }
+        decision
+    }
+
+    /// Whether what is due waits for the limits of this issuer.
+    pub(super) fn is_held_back_by(&self, issuer: &IssuerName, now: Timestamp) -> bool {
+        plan::issuer_for(self.spec, self.state) == Some(issuer)
+            && self.held_back(&plan::decide(&self.facts(), now), now).is_some()
+    }
+
+    fn facts(&self) -> plan::Facts<'a> {
+        plan::Facts {
+            spec: self.spec,
+            state: self.state,
+            order: self.order,
+            renewal_info: self.renewal_info,
+        }
+    }
+
+    /// Until when, at least, the CA's limits hold back what is due, and why.
+    fn held_back(
+        &self,
+        decision: &Decision,
+        now: Timestamp,
+    ) -> Option<(Timestamp, budget::Reason)> {
+        if self.order.is_some() || !decision.is_due(now) {
+            return None;
+        }
+        let issuer = &self.view.issuers.get(plan::issuer_for(self.spec, self.state)?)?.record;
+        let spent = &self.view.budgets.get(&issuer.name)?.record;
+        let limits = budget::Limits::of(&issuer.limits, &issuer.directory).ok()?;
+        let urgent = plan::is_urgent(self.state, self.renewal_info, now);
+        let present = self.state.and_then(|state| state.issued.as_ref());
+        let about = present.and_then(|present| plan::ari::about(present, self.renewal_info));
+        let replaces = present.is_some_and(|present| present.issuer == issuer.name)
+            && about.is_some_and(|about| !about.id.is_empty());
+        let identifiers = &self.spec.identifiers;
+        let ask = plan::ask_for(identifiers, self.state, &issuer.name, replaces, urgent);
+        match budget::check(&limits, spent, &ask, now) {
+            budget::Verdict::Possible => None,
+            budget::Verdict::NotBefore { at, because } => Some((at, because)),
+        }
     }
 
     pub(super) fn not_after(&self) -> Option<Timestamp> {

@@ -23,7 +23,9 @@ use crate::{
 };
 
 mod agents;
+mod budgets;
 mod certificates;
+mod drill;
 mod figures;
 mod index;
 mod issuers;
@@ -35,6 +37,7 @@ pub(crate) use certificates::revocation;
 pub use figures::{CertificateFigure, FailingDeployment, Figures};
 pub use presence::{Connected, Presence, Seen};
 
+pub(crate) use drill::{Part, Window};
 use index::Index;
 
 /// Reads what is so.

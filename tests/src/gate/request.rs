@@ -81,10 +81,14 @@ pub struct Seen {
     pub names: Vec<String>,
     /// Whether it binds an account to an external one.
     pub binds: bool,
+    /// The certificate that an order is to replace (RFC 9773 section 5).
+    pub replaces: Option<String>,
 }
 
 impl Seen {
     pub(super) fn new(endpoint: Endpoint, parts: &request::Parts, body: &[u8]) -> Self {
+        let order = payload(body).filter(|_| endpoint == Endpoint::NewOrder);
+        let names = order.as_ref().and_then(names_in).unwrap_or_default();
         Self {
             at: Instant::now(),
             endpoint,
@@ -92,10 +96,8 @@ impl Seen {
             path: parts.uri.path().to_owned(),
             status: None,
             location: None,
-            names: match endpoint {
-                Endpoint::NewOrder => names_in(body).unwrap_or_default(),
-                _ => Vec::new(),
-            },
+            replaces: order.and_then(|order| order["replaces"].as_str().map(str::to_owned)),
+            names,
             binds: payload(body)
                 .is_some_and(|payload| payload["externalAccountBinding"].is_object()),
         }
@@ -113,9 +115,8 @@ impl Seen {
     }
 }
 
-/// The names in the payload of a signed newOrder (RFC 8555 sections 6.2 and 7.4).
-fn names_in(body: &[u8]) -> Option<Vec<String>> {
-    let order = payload(body)?;
+/// The names in the payload of a newOrder (RFC 8555 section 7.4).
+fn names_in(order: &Value) -> Option<Vec<String>> {
     let identifiers = order["identifiers"].as_array()?.iter();
     Some(identifiers.filter_map(|one| Some(one["value"].as_str()?.to_owned())).collect())
 }

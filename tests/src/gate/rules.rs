@@ -20,6 +20,8 @@ pub enum Answer {
         /// Seconds, or a date, as the header has it.
         retry_after: Option<String>,
     },
+    /// 409 `alreadyReplaced` (RFC 9773 section 7.4).
+    AlreadyReplaced,
     /// 500 `serverInternal`.
     ServerInternal,
     /// 400 `badNonce`.

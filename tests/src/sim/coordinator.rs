@@ -121,7 +121,7 @@ async fn open_door(world: &World, place: &Place, parts: Parts, shutdown: Cancell
     let loaded = shutdown.run_until_cancelled(loading).await;
     let Some(Ok(authority)) = loaded else { return };
     let Parts { store, mirror, sealer, peers, events, metrics, clock, .. } = parts;
-    let (leadership, transfers) = (parts.leadership, parts.transfers);
+    let (leadership, transfers, ask_now) = (parts.leadership, parts.transfers, parts.ask_now);
     let instance = Instance::random();
     let api = Api::new(api::Parts {
         store,
@@ -130,6 +130,7 @@ async fn open_door(world: &World, place: &Place, parts: Parts, shutdown: Cancell
         status,
         leadership,
         transfers,
+        ask_now,
         peers,
         instance,
         events,

@@ -6,7 +6,9 @@
 #![expect(clippy::struct_field_names, reason = "the names are the schema")]
 
 mod agent;
+mod budget;
 mod cert;
+mod drill;
 mod issuer;
 mod lease;
 mod status;
@@ -18,7 +20,9 @@ use serde::Serialize;
 
 pub(crate) use self::{
     agent::{AgentDetail, Agents, Removal, Token},
+    budget::Budgets,
     cert::{CertificateDetail, Certificates, Progress, Renewal, RevocationOf},
+    drill::{DrillPlan, DrillReport},
     issuer::{Issuer, IssuerCheck, Issuers},
     lease::{Lease, Transfer},
     status::Status,

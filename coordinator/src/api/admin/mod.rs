@@ -4,8 +4,9 @@ use std::{pin::Pin, sync::Arc};
 
 use chancery_proto::v1::{
     AgentDetail, ApplyRequest, ApplyResponse, CertificateDetail, ChangeAccountRequest,
-    CheckIssuerRequest, CreateTokenRequest, CreateTokenResponse, Event, FollowCertificateRequest,
-    IssuerCheck, IssuerDetail, Lease, ListAgentsRequest, ListAgentsResponse,
+    CheckIssuerRequest, CreateTokenRequest, CreateTokenResponse, DrillRevocationRequest,
+    DrillRevocationResponse, Event, FollowCertificateRequest,
+    IssuerCheck, IssuerDetail, Lease, ListAgentsRequest, ListAgentsResponse, ListBudgetsRequest, ListBudgetsResponse,
     ListCertificatesRequest, ListCertificatesResponse, ListEventsRequest, ListEventsResponse,
     ListIssuersRequest, ListIssuersResponse, RemoveAgentRequest, RemoveAgentResponse,
     RenewCertificateRequest, RenewCertificateResponse, Revocation, RevokeCertificateRequest,
@@ -13,7 +14,7 @@ use chancery_proto::v1::{
     ShowIssuerRequest, ShowLeaseRequest, ShowSealRequest, StatusRequest, StatusResponse,
     TransferLeaseRequest, TransferLeaseResponse, admin_service_server::AdminService,
 };
-use chancery_shared::wire::to_timestamp;
+use chancery_shared::{name::IssuerName, wire::to_timestamp};
 use futures_util::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, async_trait, transport::server::UdsConnectInfo};
@@ -24,6 +25,7 @@ use crate::record;
 mod agents;
 mod apply;
 mod certificates;
+mod drill;
 mod issuers;
 mod lease;
 mod revoke;
@@ -174,6 +176,25 @@ impl AdminService for Admin {
     ) -> Result<Response<CreateTokenResponse>, Status> {
         let who = operator(&request);
         self.api.create_token(request.into_inner(), &who).await.map(Response::new)
+    }
+
+    async fn list_budgets(
+        &self,
+        request: Request<ListBudgetsRequest>,
+    ) -> Result<Response<ListBudgetsResponse>, Status> {
+        let only = &request.get_ref().issuer;
+        let only = if only.is_empty() { None } else { Some(name::<IssuerName>(only)?) };
+        let budgets = self.api.status.budgets(only.as_ref());
+        let budgets = budgets.ok_or_else(|| not_found("issuer", &request.get_ref().issuer))?;
+        Ok(Response::new(ListBudgetsResponse { budgets }))
+    }
+
+    async fn drill_revocation(
+        &self,
+        request: Request<DrillRevocationRequest>,
+    ) -> Result<Response<DrillRevocationResponse>, Status> {
+        let who = operator(&request);
+        self.api.drill_revocation(request.get_ref(), &who).await.map(Response::new)
     }
 
     async fn list_events(

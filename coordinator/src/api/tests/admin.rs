@@ -57,6 +57,7 @@ fn order(fleet: &Fleet, name: &CertName) -> Order {
         deadline: fleet.clock.now(),
         epoch: fleet.leadership.epoch(),
         resumed: 0,
+        replaces: None,
         stage: Stage::Presented {
             url: "https://ca.example.org/order/1".to_owned(),
             tokens: vec!["token-1".to_owned()],

@@ -149,7 +149,8 @@ impl fmt::Display for Of<'_> {
 /// Whether the order can be made now. If several things are in its way, the one that lasts longest
 /// is told.
 pub fn check(limits: &Limits, budget: &Budget, ask: &Ask<'_>, now: Timestamp) -> Verdict {
-    let refused = refusable(ask).into_iter().filter_map(|bucket| {
+    let refusable = if budget.refused.is_empty() { Vec::new() } else { refusable(ask) };
+    let refused = refusable.into_iter().filter_map(|bucket| {
         let Refused { until, message, .. } = budget.refused.get(&bucket)?;
         (*until > now).then(|| (*until, Reason::Refused { bucket, message: message.clone() }))
     });

@@ -113,6 +113,7 @@ impl Scene {
             deadline: now(0),
             epoch: Epoch(1),
             resumed: 0,
+            replaces: None,
             stage: Stage::Intended,
         }
     }

@@ -156,6 +156,7 @@ mod tests {
             deadline: beginning(),
             epoch: Epoch(1),
             resumed: 0,
+            replaces: None,
             stage,
         };
         [Operation::Put(key::order(&web()), record::encode(&order))]

@@ -1,0 +1,109 @@
+//! The CA's limits: what it would refuse is not sent, what it refuses is not sent again, and a
+//! coordinator that comes after knows both.
+
+use anyhow::{Context as _, Result, ensure};
+use chancery_tests::gate::{Answer, Endpoint};
+use chancery_tests::scene;
+use chancery_tests::wait;
+use serde_json::Value;
+
+use crate::center::Center;
+
+/// The declaration of certificates at an issuer with limits.
+fn limited(center: &Center, certificates: &[&str], limits: &str) -> Result<String> {
+    let toml = center.declaration(certificates)?;
+    Ok(toml.replacen("[[issuer]]\n", &format!("[[issuer]]\nlimits = {limits}\n"), 1))
+}
+
+async fn budget(center: &Center) -> Result<Value> {
+    let shown = center.cli().json(&["issuer", "budget", "pebble"]).await?;
+    Ok(shown["budgets"][0].clone())
+}
+
+/// Waits until so many certificates wait for the limits. Returns the name of the first.
+async fn held_back(center: &Center, waiting: u64) -> Result<String> {
+    wait::until("certificates that wait", wait::SOON, async || {
+        let budget = budget(center).await?;
+        ensure!(budget["waiting"] == waiting, "{budget}");
+        Ok(())
+    })
+    .await?;
+    let list = center.cli().json(&["cert", "list"]).await?;
+    let mut certificates = list["certificates"].as_array().into_iter().flatten();
+    let waits = certificates.find(|shown| shown["generation"] == 0);
+    let waits = waits.and_then(|shown| shown["name"].as_str());
+    Ok(waits.context("none waits")?.to_owned())
+}
+
+#[test]
+fn what_the_limits_forbid_waits_also_for_the_next_leader_and_comes_when_they_are_raised() {
+    scene::play(async |scene| {
+        let mut center = Center::start(scene).await?;
+        let limits = "{ orders = \"2 per 40d\", reserve = \"0%\" }";
+        let names = ["a", "b", "c"];
+        center.apply(&limited(&center, &names, limits)?).await?;
+        let waits = held_back(&center, 1).await?;
+        let shown = center.cli().certificate(&waits).await?;
+        let decision = shown["decision"].as_str().context("no decision")?;
+        ensure!(decision.contains("not before") && decision.contains("new orders"), "{shown}");
+        ensure!(shown["failures"] == 0, "to wait is no failure: {shown}");
+        let before = budget(&center).await?;
+        ensure!(before["buckets"][0]["left"] == 0, "{before}");
+        ensure!(center.new_orders() == 2, "{:?}", center.gate.orders());
+
+        center.coordinator.process()?.kill_9()?;
+        center.coordinator.run().await?;
+        ensure!(held_back(&center, 1).await? == waits);
+        ensure!(center.gate.count(Endpoint::NewOrder) == 2, "{:?}", center.gate.seen());
+
+        let raised = "{ orders = \"20 per 40d\", reserve = \"0%\" }";
+        center.apply(&limited(&center, &names, raised)?).await?;
+        center.wait_until_issued(&waits, 1).await?;
+        ensure!(center.new_orders() == 3, "{:?}", center.gate.orders());
+        Ok(())
+    });
+}
+
+#[test]
+fn an_operator_who_insists_uses_the_reserve() {
+    scene::play(async |scene| {
+        let center = Center::start(scene).await?;
+        let limits = "{ orders = \"2 per 40d\", reserve = \"50%\" }";
+        center.apply(&limited(&center, &["a", "b"], limits)?).await?;
+        let waits = held_back(&center, 1).await?;
+        center.cli().json(&["cert", "renew", &waits]).await?;
+        center.wait_until_issued(&waits, 1).await?;
+        ensure!(center.new_orders() == 2, "{:?}", center.gate.orders());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_ca_that_is_closed_for_an_hour_is_asked_by_nobody_until_then() {
+    scene::play(async |scene| {
+        let mut center = Center::start(scene).await?;
+        let closed = Answer::Unavailable { retry_after: Some("3600".to_owned()) };
+        center.gate.answer(Endpoint::NewOrder, 1, closed);
+        center.declare(&["first"]).await?;
+        wait::until("the refusal", wait::SOON, async || {
+            let budget = budget(&center).await?;
+            ensure!(budget["refused"][0]["bucket"] == "requests", "{budget}");
+            Ok(())
+        })
+        .await?;
+        let asked = center.gate.seen().len();
+        center.declare(&["first", "second"]).await?;
+        center.coordinator.process()?.kill_9()?;
+        center.coordinator.run().await?;
+        center.declare(&["first", "second", "third"]).await?;
+        wait::until("certificates that wait", wait::SOON, async || {
+            let shown = center.cli().certificate("third").await?;
+            let decision = shown["decision"].as_str().context("no decision")?;
+            ensure!(decision.contains("the CA refuses all requests"), "{shown}");
+            Ok(())
+        })
+        .await?;
+        ensure!(center.gate.seen().len() == asked, "{:?}", center.gate.seen());
+        Ok(())
+    });
+}

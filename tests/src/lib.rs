@@ -14,6 +14,7 @@
 //!   this together.
 //! - [`ha`] puts three coordinators on a cluster through faults, and judges what became of it.
 //! - [`sim`] runs the code of coordinators and agents itself, in a world of its own making.
+//! - [`year`] lets the plan alone decide about many certificates for a year.
 //! - [`wait`] waits for a state. Nothing in here waits for time to pass.
 //!
 //! A program that is missing is an error that names the command to get it; it is never a
@@ -43,3 +44,4 @@ pub mod tools;
 pub mod usage;
 pub mod wait;
 pub mod world;
+pub mod year;

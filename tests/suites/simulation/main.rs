@@ -1,4 +1,5 @@
-//! The simulation: see [`chancery_tests::sim`].
+//! The simulations: see [`chancery_tests::sim`] and [`chancery_tests::year`].
 
 mod bites;
 mod seeds;
+mod year;

@@ -6,6 +6,7 @@ mod failover;
 mod fleet;
 mod issuance;
 mod lego;
+mod plan;
 mod report;
 mod scale;
 
@@ -38,6 +39,7 @@ const BENCHMARKS: &[(&str, &str)] = &[
     ("scale", "100,000 certificates in etcd: apply, start, memory, a pass, sizes"),
     ("agent", "size of the agent's program, and its memory and CPU while nothing changes"),
     ("delivery", "from a certificate's commit to its installation on one agent"),
+    ("plan", "a year of 50,000 certificates under a CA's limits, in virtual time"),
     ("failover", "how long nobody leads after a crash and in a hand-over, on etcd and on Consul"),
 ];
 
@@ -93,6 +95,7 @@ async fn measure(arguments: &Arguments) -> Result<Vec<Report>> {
             "scale" => scale::measure(arguments.certificates.unwrap_or(100_000)).await?,
             "agent" => agent::measure().await?,
             "delivery" => delivery::measure().await?,
+            "plan" => plan::measure()?,
             _ => failover::measure().await?,
         };
         let report = match arguments.certificates {

@@ -189,6 +189,11 @@ impl Gauges<'_, '_> {
                 "Certificates whose last order failed",
                 figures.failing,
             ),
+            (
+                "chancery_certificates_at_risk",
+                "Certificates near their end that could not be renewed",
+                figures.at_risk,
+            ),
             ("chancery_orders_running", "Orders in the journal", figures.orders_running),
         ];
         counts.into_iter().try_for_each(|(name, help, count)| self.one(name, help, &count))

@@ -50,6 +50,7 @@ mod patience;
 mod refuses;
 mod replaces;
 mod revoke;
+mod risk;
 mod spending;
 pub mod stage;
 mod unwanted;
@@ -471,6 +472,7 @@ impl Orders {
         let message = format!("the order failed: {error}");
         self.events.record(EventKind::OrderFailed, certificate.as_str(), message);
         self.shown(revision).await;
+        self.raise_if_at_risk(certificate, error);
         Ok(())
     }
 

@@ -190,3 +190,25 @@ async fn an_answer_that_another_order_has_presented_since_stays() {
 }
 
 mod succession;
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_nears_its_end_is_raised_when_it_cannot_be_renewed() {
+    let world = World::new().await;
+    let web = world.declare("web", "main").await;
+    world.run(&web, Tries::default()).await;
+    let mut state = world.state(&web).await;
+    world.main.expired.store(true, SeqCst);
+    for (days, is_raised) in [(20, false), (2, true)] {
+        let issued = state.issued.as_mut().unwrap();
+        issued.not_after = world.clock.now() + Duration::from_hours(24 * days);
+        world.put(key::state(&web), &state).await;
+        world.run(&web, Tries::default()).await;
+        // Events are written on the side.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let events = world.store.list(key::EVENTS).await.unwrap().entries;
+        let raised = |value: &[u8]| String::from_utf8_lossy(value).contains("certificate.at-risk");
+        let raised = events.iter().any(|event| raised(&event.value));
+        assert_eq!(raised, is_raised, "with {days} days left");
+        assert_eq!(world.state(&web).await.failures, 1);
+    }
+}

@@ -63,6 +63,8 @@ kinds! {
     OrderFailed = "order.failed",
     /// An order was given up, because nobody wants it any more.
     OrderGivenUp = "order.given-up",
+    /// A certificate is near its end, and all tries to renew it have failed.
+    CertificateAtRisk = "certificate.at-risk",
     /// A new bundle was stored.
     CertificateIssued = "certificate.issued",
     /// An operator asked for a renewal.

@@ -153,6 +153,14 @@ impl<'a> Known<'a> {
         self.not_after().is_some_and(|end| end <= now)
     }
 
+    /// Whether it is near its end, and what should renew it fails or is held back.
+    pub(super) fn is_at_risk(&self, now: Timestamp) -> bool {
+        let issued = self.state.and_then(|state| state.issued.as_ref());
+        issued.is_some_and(|issued| plan::urgent_at(issued) <= now)
+            && (self.failure().is_some()
+                || self.held_back(&plan::decide(&self.facts(), now), now).is_some())
+    }
+
     /// Why the last order failed, while that has not been made good.
     pub(super) fn failure(&self) -> Option<&'a str> {
         let state = self.state.filter(|state| state.failures > 0)?;

@@ -16,6 +16,8 @@ pub struct Figures {
     pub due: usize,
     /// Certificates whose last order failed.
     pub failing: usize,
+    /// Certificates that are near their end and that could not be renewed.
+    pub at_risk: usize,
     /// Orders in the journal.
     pub orders_running: usize,
     /// Whether this coordinator leads.
@@ -95,6 +97,7 @@ impl Status {
             let Some(known) = Known::of(&view, name) else { continue };
             figures.due += usize::from(known.decide(now).is_due(now));
             figures.failing += usize::from(known.failure().is_some());
+            figures.at_risk += usize::from(known.is_at_risk(now));
             if let Some(not_after) = known.not_after() {
                 figures.certificates.push(CertificateFigure {
                     name: name.to_string(),

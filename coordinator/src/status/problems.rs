@@ -54,6 +54,10 @@ fn certificates(inputs: &Inputs<'_>, problems: &mut Vec<String>) {
             (Some(end), _) if end <= inputs.now => {
                 format!("certificate {name} expired {}{because}", ago(inputs.now, end))
             }
+            (Some(end), _) if known.is_at_risk(inputs.now) => format!(
+                "certificate {name} is at risk: it expires in {} and could not be renewed{because}",
+                rough(inputs.now.duration_until(end).unsigned_abs()),
+            ),
             (Some(end), Some(_)) => format!(
                 "certificate {name} expires in {} and cannot be renewed{because}",
                 rough(inputs.now.duration_until(end).unsigned_abs()),

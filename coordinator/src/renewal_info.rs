@@ -256,15 +256,17 @@ async fn ask(parts: &Parts, leadership: &Leadership, question: Question) -> Opti
         end,
         explanation_url: explanation_url.map(|url| printable(&url, LONGEST_URL)),
         ask_every_secs: u32::try_from(every.as_secs()).unwrap_or(u32::MAX),
+        moved: false,
         since,
     };
     let (former, revision) = known.unzip();
     let same = former.as_ref().filter(|former| former.serial == info.serial);
     if let Some(same) = same {
-        info.since = same.since;
+        (info.since, info.moved) = (same.since, same.moved);
         if *same == info {
             return None;
         }
+        info.moved |= (same.start, same.end) != (info.start, info.end);
         info.since = since;
     }
     let at = key::renewal_info(&info.certificate);

@@ -182,7 +182,10 @@ impl World {
             name: format!("c{i}").parse::<CertName>().unwrap(),
             identifiers: vec![format!("n{i}.{domain}").parse().unwrap()],
             key_type: KeyType::EcdsaP256,
+            reuse_key: false,
+            profile: None,
             issuers: vec!["ca".parse().unwrap()],
+            challenges: Vec::new(),
             labels: Labels::default(),
         };
         self.certificates.push(Certificate {
@@ -225,6 +228,7 @@ impl World {
                 issued_by: "CA".to_owned(),
                 identifiers: certificate.spec.identifiers.clone(),
                 key_type: KeyType::EcdsaP256,
+                profile: None,
                 stored_at: at(now),
             }),
             ..CertificateState::default()
@@ -241,6 +245,7 @@ impl World {
             end: at(end),
             explanation_url: None,
             ask_every_secs: u32::try_from(ASK_EVERY).unwrap(),
+            moved: false,
             since: at(now),
         });
         let due = self.due(i, now);
@@ -256,6 +261,8 @@ impl World {
     }
 
     fn look_at(&mut self, i: usize, when: i64) {
+        // What is taken over may be overdue.
+        let when = when.max(0);
         self.certificates[i].next = when;
         self.agenda.push(Reverse((when, i)));
     }

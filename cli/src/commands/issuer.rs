@@ -1,7 +1,8 @@
 //! `chancery issuer`.
 
 use chancery_proto::v1::{
-    ChangeAccountRequest, CheckIssuerRequest, IssuerDetail, ListBudgetsRequest, ListIssuersRequest, ShowIssuerRequest,
+    ChangeAccountRequest, CheckIssuerRequest, IssuerDetail, ListBudgetsRequest, ListIssuersRequest,
+    ShowIssuerRequest,
 };
 use chancery_shared::name::IssuerName;
 

@@ -83,6 +83,7 @@ mod tests {
             end: at(end),
             explanation_url: None,
             ask_every_secs: 21_600,
+            moved: false,
             since: at(0),
         }
     }
@@ -97,6 +98,7 @@ mod tests {
             issued_by: "CA".to_owned(),
             identifiers: vec!["www.example".parse().unwrap()],
             key_type: KeyType::EcdsaP256,
+            profile: None,
             stored_at: at(0),
         }
     }

@@ -75,8 +75,8 @@ pub fn issuer_for<'a>(
     spec.issuers.get(turn)
 }
 
-/// Whether the certificate cannot wait for its turn: it has expired or soon will, an operator
-/// insists, or the CA's window has elapsed, which is how it announces a revocation.
+/// Whether the certificate cannot wait for its turn: it has expired or soon will, it was
+/// revoked, an operator insists, or the CA's window has elapsed, which is how it announces a revocation.
 pub fn is_urgent(
     state: Option<&CertificateState>,
     info: Option<&RenewalInfo>,
@@ -84,6 +84,9 @@ pub fn is_urgent(
 ) -> bool {
     let Some(state) = state else { return false };
     if state.renewal_requested_at.is_some() {
+        return true;
+    }
+    if state.revoked.as_ref().is_some_and(|it| it.generation == state.generation) {
         return true;
     }
     let Some(issued) = &state.issued else { return false };
@@ -269,9 +272,10 @@ pub fn renewal_of(
     let Some(instant) = info.and_then(|info| ari::instant_in(&spec.name, info)) else {
         return renew_at(spec, issued);
     };
-    // A CA that wants to have replaced what it has just issued would be asked for ever.
+    // A CA that wants to have replaced whatever it issues would be asked for ever. One that has
+    // changed its mind is obeyed at once.
     let stored_at = issued.stored_at;
-    let elapsed_before = info.is_some_and(|info| info.end <= stored_at);
+    let elapsed_before = info.is_some_and(|info| info.end <= stored_at && !info.moved);
     let floor = if elapsed_before { stored_at + NOT_AGAIN } else { Timestamp::MIN };
     instant.max(floor).min(urgent_at(issued))
 }

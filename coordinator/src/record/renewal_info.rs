@@ -24,6 +24,9 @@ pub struct RenewalInfo {
     pub explanation_url: Option<String>,
     /// How long to wait before asking again.
     pub ask_every_secs: u32,
+    /// Whether it said something else before of the same certificate.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub moved: bool,
     /// When it said so first.
     pub since: Timestamp,
 }

@@ -28,6 +28,7 @@ fn budget_of(view: &View, issuer: &IssuerSpec, now: Timestamp) -> IssuerBudget {
     let untouched = budget::untouched(&issuer.name, &issuer.directory);
     let stored = view.budgets.get(&issuer.name).map(|budget| &*budget.record);
     let spent = stored.filter(|budget| budget.directory == issuer.directory).unwrap_or(&untouched);
+    let spent = &*budget::under(spent, &issuer.limits, now);
     let full = (!spent.full_at_millis.contains_key(&Bucket::Orders)).then_some(&Bucket::Orders);
     let mut buckets: Vec<BucketLeft> = full
         .into_iter()

@@ -139,7 +139,8 @@ impl<'a> Known<'a> {
             && about.is_some_and(|about| !about.id.is_empty());
         let identifiers = &self.spec.identifiers;
         let ask = plan::ask_for(identifiers, self.state, &issuer.name, replaces, urgent);
-        match budget::check(&limits, spent, &ask, now) {
+        let spent = budget::under(spent, &issuer.limits, now);
+        match budget::check(&limits, &spent, &ask, now) {
             budget::Verdict::Possible => None,
             budget::Verdict::NotBefore { at, because } => Some((at, because)),
         }

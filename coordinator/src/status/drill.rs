@@ -103,6 +103,7 @@ fn window(
         end: now - SignedDuration::from_secs(1),
         explanation_url: Some(because.to_owned()),
         ask_every_secs: about.map_or(ASK_EVERY_SECS, |about| about.ask_every_secs),
+        moved: true,
         since: now,
     };
     let spec = view.certificates.get(name).map(|spec| spec.revision).unwrap_or_default();
@@ -129,7 +130,7 @@ fn estimate(
         let untouched = || budget::untouched(&issuer.name, &issuer.directory);
         (
             Limits::of(&issuer.limits, &issuer.directory).unwrap_or_default(),
-            stored.unwrap_or_else(untouched),
+            budget::under(&stored.unwrap_or_else(untouched), &issuer.limits, now).into_owned(),
         )
     });
     let same_issuer = known

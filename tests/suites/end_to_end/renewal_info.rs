@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 
 use crate::center::{Center, count};
 
-/// A window so many hours from now, with the CA's page about it.
-fn window(from_hours: i64, to_hours: i64) -> Value {
+/// A window so many seconds from now, with the CA's page about it.
+fn window(from_secs: i64, to_secs: i64) -> Value {
     let now = SystemClock::new().now();
-    let at = |hours| (now + SignedDuration::from_hours(hours)).to_string();
+    let at = |secs| (now + SignedDuration::from_secs(secs)).to_string();
     json!({
-        "suggestedWindow": { "start": at(from_hours), "end": at(to_hours) },
+        "suggestedWindow": { "start": at(from_secs), "end": at(to_secs) },
         "explanationURL": PAGE,
     })
 }
@@ -34,7 +34,7 @@ async fn set_window(center: &Center, name: &str, window: &Value) -> Result<()> {
 
 /// Has the CA asked now.
 async fn ask(center: &Center, names: &str) -> Result<Value> {
-    let drill = ["drill", "revocation", "--ask-ca", "--yes", "--timeout", "30s", "--certs", names];
+    let drill = ["drill", "revocation", "--ask-ca", "--yes", "--timeout", "25s", "--certs", names];
     center.cli().json(&drill).await
 }
 
@@ -53,7 +53,7 @@ fn a_window_is_asked_for_kept_and_shown_with_the_reason() {
         let shown = center.wait_until_issued("www", 1).await?;
         let by_life: Timestamp = shown["renew_at"].as_str().context("no time")?.parse()?;
         // Before anybody has asked: the first question is put within half a minute.
-        set_window(&center, "www", &window(24, 48)).await?;
+        set_window(&center, "www", &window(24 * 3600, 48 * 3600)).await?;
         let suggested = async |shown: &Value| shown["decision_code"] == "suggested";
         let obeyed = async || {
             let shown = center.cli().certificate("www").await?;
@@ -88,7 +88,7 @@ fn what_the_ca_wants_replaced_now_is_replaced_by_an_order_that_says_so() {
         center.declare(&["www", "mail"]).await?;
         center.wait_until_issued("www", 1).await?;
         center.wait_until_issued("mail", 1).await?;
-        set_window(&center, "www", &window(-2, -1)).await?;
+        set_window(&center, "www", &window(-1, 2)).await?;
         let report = ask(&center, "www").await?;
         ensure!(report["certificates"][0]["generation"] == 2, "{report}");
         let orders = replaced(&center);
@@ -108,7 +108,7 @@ fn a_ca_that_has_replaced_it_already_is_asked_once_more_without() {
         let center = Center::start(scene).await?;
         center.declare(&["www"]).await?;
         center.wait_until_issued("www", 1).await?;
-        set_window(&center, "www", &window(-2, -1)).await?;
+        set_window(&center, "www", &window(-1, 2)).await?;
         center.gate.answer(Endpoint::NewOrder, 1, Answer::AlreadyReplaced);
         let report = ask(&center, "www").await?;
         ensure!(report["certificates"][0]["generation"] == 2, "{report}");
@@ -126,7 +126,6 @@ fn a_ca_that_has_replaced_it_already_is_asked_once_more_without() {
 fn a_drill_tells_what_it_would_do_and_how_long_it_took_until_all_was_served() {
     scene::play(async |scene| {
         let world = World::start(scene, world::Options::new()?).await?;
-        world.join().await?;
         let names = ["www", "mail", "api"];
         world.declare(&names).await?;
         for name in names {

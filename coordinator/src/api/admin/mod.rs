@@ -5,8 +5,8 @@ use std::{pin::Pin, sync::Arc};
 use chancery_proto::v1::{
     AgentDetail, ApplyRequest, ApplyResponse, CertificateDetail, ChangeAccountRequest,
     CheckIssuerRequest, CreateTokenRequest, CreateTokenResponse, DrillRevocationRequest,
-    DrillRevocationResponse, Event, FollowCertificateRequest,
-    IssuerCheck, IssuerDetail, Lease, ListAgentsRequest, ListAgentsResponse, ListBudgetsRequest, ListBudgetsResponse,
+    DrillRevocationResponse, Event, FollowCertificateRequest, IssuerCheck, IssuerDetail, Lease,
+    ListAgentsRequest, ListAgentsResponse, ListBudgetsRequest, ListBudgetsResponse,
     ListCertificatesRequest, ListCertificatesResponse, ListEventsRequest, ListEventsResponse,
     ListIssuersRequest, ListIssuersResponse, RemoveAgentRequest, RemoveAgentResponse,
     RenewCertificateRequest, RenewCertificateResponse, Revocation, RevokeCertificateRequest,

@@ -139,8 +139,12 @@ impl Fleet {
     ) -> Self {
         let (leading, leadership, transfers) = terms;
         let clock = SystemClock::shared();
-        let store =
-            Arc::new(Flaky { inner, down: AtomicBool::new(false), watches: Mutex::default() });
+        let store = Arc::new(Flaky {
+            inner,
+            down: AtomicBool::new(false),
+            faster: Mutex::default(),
+            watches: Mutex::default(),
+        });
         let key_file = KeyFile::load(key_path).unwrap();
         let sealer = seal::bootstrap(&*store, &key_file, clock.now()).await.unwrap();
         let shutdown = CancellationToken::new();
@@ -485,10 +489,12 @@ pub(crate) fn labels(texts: &[&str]) -> BTreeMap<String, String> {
     Labels::parse(texts.iter().copied()).unwrap().to_map()
 }
 
-/// A store that can be taken away.
+/// A store that can be taken away, and in which others can be faster.
 pub(crate) struct Flaky {
     inner: Arc<MemoryStore>,
     down: AtomicBool,
+    /// What somebody else commits just before each of the next commits.
+    faster: Mutex<Vec<Batch>>,
     /// Cancelled to end open watches.
     watches: Mutex<CancellationToken>,
 }
@@ -496,6 +502,11 @@ pub(crate) struct Flaky {
 impl Flaky {
     pub(crate) fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);
+    }
+
+    /// Lets somebody else commit these, each just before one of the next commits.
+    pub(crate) fn overtake(&self, batches: Vec<Batch>) {
+        *self.faster.lock().unwrap() = batches;
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -520,6 +531,10 @@ impl Store for Flaky {
 
     async fn commit(&self, batch: Batch) -> Result<Revision, Error> {
         self.check()?;
+        let faster = self.faster.lock().unwrap().pop();
+        if let Some(faster) = faster {
+            self.inner.commit(faster).await?;
+        }
         self.inner.commit(batch).await
     }
 

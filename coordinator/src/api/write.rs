@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chancery_shared::{name::NodeName, number::Revision};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::Api;
 use crate::{
@@ -90,6 +90,22 @@ impl Api {
         let _ = tokio::time::timeout(OWN_WRITE, self.mirror.wait_for(revision)).await;
     }
 
+    /// Does `attempt` again while somebody else changes what it has read before it commits, as an
+    /// order may at any moment: a person who asks for something should not have to repeat it.
+    /// Whoever competes commits in the meantime, so that a few attempts are enough.
+    pub(super) async fn undisturbed<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        for _ in 1..ATTEMPTS {
+            match attempt().await {
+                Err(status) if status.code() == Code::Aborted => {}
+                ended => return ended,
+            }
+        }
+        attempt().await
+    }
+
     /// A record as the store has it now, with its revision.
     pub(super) async fn get<T: Record>(&self, key: &str) -> Result<Option<(T, Revision)>, Status> {
         let entry = self.store.get(key).await.map_err(|error| self.refused(&error))?;
@@ -124,6 +140,7 @@ impl Api {
     }
 }
 
+const ATTEMPTS: usize = 8;
 const OWN_WRITE: Duration = Duration::from_secs(5);
 /// An election without trouble takes a fraction of this.
 const ELECTION: Duration = Duration::from_secs(3);

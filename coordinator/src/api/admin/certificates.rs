@@ -22,6 +22,15 @@ impl Api {
         name: &CertName,
         who: &str,
     ) -> Result<RenewCertificateResponse, Status> {
+        let answer = self.undisturbed(|| self.request_renewal(name)).await?;
+        if !answer.already_running {
+            let message = format!("{who} asked for a renewal");
+            self.events.record(EventKind::RenewalRequested, name.as_str(), message);
+        }
+        Ok(answer)
+    }
+
+    async fn request_renewal(&self, name: &CertName) -> Result<RenewCertificateResponse, Status> {
         let leadership = self.lead().await?;
         let (spec_key, state_key) = (key::certificate(name), key::state(name));
         let Some((_, spec)) = self.get::<CertificateSpec>(&spec_key).await? else {
@@ -43,8 +52,6 @@ impl Api {
             .unchanged(&*state_key, revision)
             .put(state_key, record::encode(&state));
         self.commit(batch).await?;
-        let message = format!("{who} asked for a renewal");
-        self.events.record(EventKind::RenewalRequested, name.as_str(), message);
         let generation = self.mirror.read().next_generation(name, state.generation).0;
         Ok(RenewCertificateResponse { generation, already_running: false })
     }

@@ -139,7 +139,10 @@ impl AdminService for Admin {
         request: Request<ChangeAccountRequest>,
     ) -> Result<Response<IssuerDetail>, Status> {
         let who = operator(&request);
-        self.api.change_account(request.get_ref(), &who).await.map(Response::new)
+        self.api
+            .undisturbed(|| self.api.change_account(request.get_ref(), &who))
+            .await
+            .map(Response::new)
     }
 
     async fn list_agents(
@@ -166,7 +169,7 @@ impl AdminService for Admin {
     ) -> Result<Response<RemoveAgentResponse>, Status> {
         let who = operator(&request);
         let name = name(&request.get_ref().name)?;
-        self.api.remove_agent(&name, &who).await?;
+        self.api.undisturbed(|| self.api.remove_agent(&name, &who)).await?;
         Ok(Response::new(RemoveAgentResponse {}))
     }
 

@@ -29,7 +29,7 @@ impl Api {
             })?,
         };
         let generation = Generation(request.generation);
-        self.ask_to_revoke(&certificate, generation, reason, who).await
+        self.undisturbed(|| self.ask_to_revoke(&certificate, generation, reason, who)).await
     }
 
     async fn ask_to_revoke(

@@ -13,8 +13,10 @@ use uuid::Uuid;
 use crate::{
     api::testing::{Fleet, PATIENCE, labels},
     record::{
-        CertificateState, Challenge, Deployment, DeploymentState, EventKind, Order, Stage, key,
+        self, CertificateState, Challenge, Deployment, DeploymentState, EventKind, Order, Stage,
+        key,
     },
+    store::Batch,
 };
 
 fn desired(certificates: &[&str]) -> DesiredState {
@@ -166,6 +168,29 @@ async fn a_renewal_is_asked_for_once() {
 }
 
 #[tokio::test]
+async fn a_renewal_is_asked_for_though_the_order_loop_writes_at_the_same_moment() {
+    let fleet = Fleet::start().await;
+    let mut admin = fleet.admin().await;
+    let www = fleet.declare("www", &["role=web"]).await;
+    fleet.issue(&www, 4).await;
+    let touch = || {
+        let state = fleet.mirror.read().states["www"].record.as_ref().clone();
+        Batch::unfenced().put(key::state(&www), record::encode(&state))
+    };
+    fleet.store.overtake(vec![touch(), touch()]);
+    let request = RenewCertificateRequest { name: "www".to_owned() };
+    let answer = admin.renew_certificate(request.clone()).await.unwrap().into_inner();
+    assert_eq!((answer.generation, answer.already_running), (5, false));
+    assert!(fleet.mirror.read().states["www"].record.renewal_requested_at.is_some());
+    // The order that was just started is what was asked for.
+    let started = record::encode(&order(&fleet, &www));
+    let started = Batch::unfenced().put(key::order(&www), started);
+    fleet.store.overtake(vec![started]);
+    let answer = admin.renew_certificate(request).await.unwrap().into_inner();
+    assert!(answer.already_running);
+}
+
+#[tokio::test]
 async fn following_a_certificate_shows_each_change_until_it_is_gone() {
     let fleet = Fleet::start().await;
     let mut admin = fleet.admin().await;
@@ -184,13 +209,13 @@ async fn following_a_certificate_shows_each_change_until_it_is_gone() {
     follow(&mut stream).await;
     // Another certificate is none of its business.
     fleet.declare("mail", &["role=web"]).await;
-    fleet.commit(crate::store::Batch::unfenced().delete(key::order(&www))).await;
+    fleet.commit(Batch::unfenced().delete(key::order(&www))).await;
     follow(&mut stream).await;
     fleet.issue(&www, 1).await;
     follow(&mut stream).await;
     assert_eq!(states[..3], ["pending", "issuing", "pending"]);
     assert_eq!(states.len(), 4);
-    fleet.commit(crate::store::Batch::unfenced().delete("certificates/www")).await;
+    fleet.commit(Batch::unfenced().delete("certificates/www")).await;
     let ended = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap();
     assert_eq!(ended.unwrap_err().code(), Code::NotFound);
 }

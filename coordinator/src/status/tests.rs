@@ -151,7 +151,7 @@ async fn problems_come_most_urgent_first() {
              column 2",
             "certificate expired expired 3 hours ago",
             "certificate never cannot be issued: no such host",
-            "certificate failing expires in 2 days and cannot be renewed: rate limited",
+            "certificate failing is at risk: it expires in 2 days and could not be renewed: rate limited",
             "agent web-1: generation 2 of certificate failing failed the service's configuration \
              test 3 times (generation 1 stands): nginx: emerg",
             "service nginx on agent web-2 is not well: the agent gave no reason",

@@ -90,7 +90,14 @@ impl Ca {
         Ok(())
     }
 
+    /// An order of which no certificate came: it does not count towards those.
     pub(super) fn failed(&mut self, identifiers: &[Identifier], now: i64) {
+        let domain = Bucket::Domain(budget::registered_domain(&identifiers[0]));
+        for bucket in [budget::set_of(identifiers), domain] {
+            if let Some(tokens) = self.tokens.get_mut(&bucket) {
+                tokens.left += 1.0;
+            }
+        }
         let rate = self.limits.failed_authorizations.unwrap();
         for identifier in identifiers {
             let tokens = self.tokens(Bucket::Failed(identifier.clone()), rate);

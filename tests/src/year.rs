@@ -196,8 +196,8 @@ impl World {
             life,
             well: i % 1_000 != 999,
             // Four in five, and five in twelve of those: a third.
-            has_window: i % 5 != 0,
-            doomed: i % 5 != 0 && i % 12 < 5,
+            has_window: !i.is_multiple_of(5),
+            doomed: !i.is_multiple_of(5) && i % 12 < 5,
             next: 0,
         });
     }

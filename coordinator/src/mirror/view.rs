@@ -202,15 +202,7 @@ impl View {
                 touch(&mut touched.certificates, insert(&mut self.certificates, rest, entry)?);
             }
             key::STATES => touch(&mut touched.certificates, insert(&mut self.states, rest, entry)?),
-            key::BUNDLES => {
-                let bundle = versioned::<Bundle>(entry)?;
-                let name = bundle.record.certificate.clone();
-                let known = self.bundles.get(&name);
-                if known.is_none_or(|known| known.record.generation <= bundle.record.generation) {
-                    self.bundles.insert(name.clone(), bundle);
-                }
-                touched.certificates.insert(name);
-            }
+            key::BUNDLES => self.put_bundle(entry, touched)?,
             key::CHAINS => {
                 let chain = record::decode::<Chain>(&entry.key, &entry.value)?;
                 self.chains.insert(Fingerprint::of(&chain.der), chain.der.into());
@@ -265,6 +257,18 @@ impl View {
             }
             _ => return self.try_put_coordinators(folder, rest, entry, touched),
         }
+        Ok(())
+    }
+
+    /// Only the newest bundle of a certificate counts.
+    fn put_bundle(&mut self, entry: &Entry, touched: &mut Touched) -> Result<(), DecodeError> {
+        let bundle = versioned::<Bundle>(entry)?;
+        let name = bundle.record.certificate.clone();
+        let known = self.bundles.get(&name);
+        if known.is_none_or(|known| known.record.generation <= bundle.record.generation) {
+            self.bundles.insert(name.clone(), bundle);
+        }
+        touched.certificates.insert(name);
         Ok(())
     }
 

@@ -54,6 +54,15 @@ impl TsigKey {
     }
 }
 
+/// The TOML of an RFC 2136 provider.
+pub fn rfc2136(name: &str, server: SocketAddr, key: &Path, zones: &[&str]) -> String {
+    format!(
+        "\n[dns.{name}]\nkind = \"rfc2136\"\nserver = \"{server}\"\ntsig_key_file = \"{}\"\n\
+         zones = {zones:?}\nname_servers = [\"{server}\"]\n",
+        key.display()
+    )
+}
+
 /// A zone file with an address for each name, and `more` records.
 fn zone_file(zone: &str, more: &str) -> String {
     let mut text = format!(

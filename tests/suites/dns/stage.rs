@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use chancery_tests::coordinator::{self, Coordinator};
+pub(crate) use chancery_tests::dns::rfc2136;
 use chancery_tests::gate::Gate;
 use chancery_tests::pebble::{self, Pebble};
 use chancery_tests::scene::Scene;
@@ -106,14 +107,5 @@ pub(crate) fn certificate(name: &str, identifiers: &[&str], more: &str) -> Strin
     format!(
         "\n[[certificate]]\nname = {name:?}\nidentifiers = {identifiers:?}\n\
          issuers = [\"pebble\"]\nlabels = {{ role = \"web\" }}\nchallenges = [\"dns-01\"]\n{more}\n"
-    )
-}
-
-/// The TOML of an RFC 2136 provider.
-pub(crate) fn rfc2136(name: &str, server: SocketAddr, key: &Path, zones: &[&str]) -> String {
-    format!(
-        "\n[dns.{name}]\nkind = \"rfc2136\"\nserver = \"{server}\"\ntsig_key_file = \"{}\"\n\
-         zones = {zones:?}\nname_servers = [\"{server}\"]\n",
-        key.display()
     )
 }

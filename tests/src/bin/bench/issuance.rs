@@ -9,6 +9,7 @@ use axum::Router;
 use axum::extract::Path;
 use axum::routing::get;
 use chancery_tests::coordinator::{self, Coordinator};
+use chancery_tests::dns::{self, Bind};
 use chancery_tests::gate::Gate;
 use chancery_tests::pebble::{self, Pebble};
 use chancery_tests::scene::Scene;
@@ -21,39 +22,64 @@ use tokio::time::Instant;
 use crate::lego::{self, Took};
 use crate::report::{self, Report, Row};
 
-/// Each side has a Pebble of its own, fresh.
+/// How names are proven.
+#[derive(Clone, Copy, Debug)]
+enum Proof {
+    /// By files, over HTTP.
+    Http01,
+    /// By TXT records in a BIND that takes updates.
+    Dns01,
+}
+
+/// Each side has a Pebble of its own, fresh, and with DNS-01 a BIND of its own.
 pub(crate) async fn measure(certificates: u32) -> Result<Report> {
     let scene = Scene::new()?;
-    report::progress(&format!("{certificates} certificates by lego"));
-    let peer = lego(&scene, certificates).await?;
-    report::progress(&format!("they took {:.1} s; now by Chancery", peer.time.as_secs_f64()));
-    let ours = chancery(&scene, "chancery", certificates, false).await?;
-    // Not in the run that is timed: the gate would cost time.
+    let mut rows = Vec::new();
+    for proof in [Proof::Http01, Proof::Dns01] {
+        rows.extend(beside_lego(&scene, proof, certificates).await?);
+    }
+    // Not in the runs that are timed: the gate would cost time.
     report::progress(&format!("{COUNTED} more, to count what the CA sees of them"));
-    let counted = chancery(&scene, "counted", COUNTED, true).await?;
+    let counted = chancery(&scene, Proof::Http01, COUNTED, true).await?;
     let (connections, requests) = counted.seen.context("nothing was counted")?;
-    let count = f64::from(certificates);
-    let rate = |time: Duration| count / time.as_secs_f64();
-    let cpu = |cpu: Duration| cpu.as_secs_f64() * 1000.0 / count;
-    let rows = vec![
-        Row::new("certificates per second", "1/s", rate(ours.time))
-            .beside("lego", rate(peer.time))
-            .target("at least 5x"),
-        Row::new("client CPU per certificate", "ms", cpu(ours.cpu))
-            .beside("lego", cpu(peer.cpu))
-            .target("at most 0.2x"),
+    rows.extend([
         Row::new("requests per certificate", "", f64::from(requests) / f64::from(COUNTED))
             .target("at most 12"),
         Row::new("connections for all of those", "", f64::from(connections))
             .target("at most one an order at once, 32"),
-    ];
+    ]);
     let about = format!(
-        "{certificates} certificates by HTTP-01 from Pebble, which validates each without its \
-         artificial sleep; lego with {} processes and a web root; requests and connections of \
-         {COUNTED} more",
+        "{certificates} certificates by HTTP-01 and as many by DNS-01 from Pebble, which validates \
+         each without its artificial sleep; lego with {} processes and a web root, and with RFC 2136 \
+         updates of a BIND, which it is told not to look at before the CA does; requests and \
+         connections of {COUNTED} more by HTTP-01",
         lego::PROCESSES
     );
     Ok(Report::new("issue", about, rows))
+}
+
+async fn beside_lego(scene: &Scene, proof: Proof, certificates: u32) -> Result<[Row; 2]> {
+    report::progress(&format!("{certificates} certificates by lego, {proof:?}"));
+    let peer = lego(scene, proof, certificates).await?;
+    report::progress(&format!("they took {:.1} s; now by Chancery", peer.time.as_secs_f64()));
+    let ours = chancery(scene, proof, certificates, false).await?;
+    let count = f64::from(certificates);
+    let rate = |time: Duration| count / time.as_secs_f64();
+    let cpu = |cpu: Duration| cpu.as_secs_f64() * 1000.0 / count;
+    let (per_second, per_certificate) = match proof {
+        Proof::Http01 => ("certificates per second", "client CPU per certificate"),
+        Proof::Dns01 => {
+            ("with DNS-01, certificates per second", "with DNS-01, client CPU for each")
+        }
+    };
+    Ok([
+        Row::new(per_second, "1/s", rate(ours.time))
+            .beside("lego", rate(peer.time))
+            .target("at least 5x"),
+        Row::new(per_certificate, "ms", cpu(ours.cpu))
+            .beside("lego", cpu(peer.cpu))
+            .target("at most 0.2x"),
+    ])
 }
 
 /// What Chancery took, and what the CA saw of it.
@@ -64,34 +90,62 @@ struct Ours {
     seen: Option<(u32, u32)>,
 }
 
-async fn start_pebble(scene: &Scene, name: &str, http01: SocketAddr) -> Result<Pebble> {
-    let mut options = pebble::Options::new(http01);
-    // Every order has an authorization of its own to do, on both sides.
-    options.environment = vec![("PEBBLE_AUTHZREUSE".to_owned(), "0".to_owned())];
-    Pebble::start(&scene.folder(name)?, &options).await
+/// A CA, and the name server that it asks if names are proven there.
+struct Ca {
+    pebble: Pebble,
+    http01: SocketAddr,
+    bind: Option<Bind>,
+}
+
+impl Ca {
+    async fn start(scene: &Scene, whose: &str, proof: Proof) -> Result<Self> {
+        let bind = match proof {
+            Proof::Http01 => None,
+            Proof::Dns01 => {
+                let folder = scene.folder(&format!("{whose}-{proof:?}-bind"))?;
+                Some(Bind::start(&folder, &[(ZONE, "")]).await?)
+            }
+        };
+        let http01 = ports::free()?;
+        let mut options = pebble::Options::new(http01);
+        options.dns = bind.as_ref().map(Bind::address);
+        // Every order has an authorization of its own to do, on both sides.
+        options.environment = vec![("PEBBLE_AUTHZREUSE".to_owned(), "0".to_owned())];
+        let folder = scene.folder(&format!("{whose}-{proof:?}-pebble"))?;
+        Ok(Self { pebble: Pebble::start(&folder, &options).await?, http01, bind })
+    }
 }
 
 fn names(count: u32) -> Vec<String> {
     (0..count).map(|number| format!("c{number:05}")).collect()
 }
 
-async fn chancery(scene: &Scene, name: &str, certificates: u32, counts: bool) -> Result<Ours> {
-    let http01 = ports::free()?;
-    let folder = scene.folder(name)?;
-    let pebble = start_pebble(scene, &format!("{name}-pebble"), http01).await?;
-    let gate = Gate::open(pebble.address(), pebble.https_root()).await?;
-    let directory = if counts { gate.directory() } else { pebble.directory() };
-    let mut options = coordinator::Options::new(http01);
+async fn chancery(scene: &Scene, proof: Proof, certificates: u32, counts: bool) -> Result<Ours> {
+    let whose = if counts { "counted" } else { "chancery" };
+    let ca = Ca::start(scene, whose, proof).await?;
+    let folder = scene.folder(&format!("{whose}-{proof:?}"))?;
+    let gate = Gate::open(ca.pebble.address(), ca.pebble.https_root()).await?;
+    let directory = if counts { gate.directory() } else { ca.pebble.directory() };
+    let mut options = coordinator::Options::new(ca.http01);
     "warn".clone_into(&mut options.log);
     // What a coordinator does by default; the tests' own default is smaller.
     options.concurrency = 32;
+    if let Some(bind) = &ca.bind {
+        let provider = dns::rfc2136("bind", bind.address(), &bind.key().write(&folder)?, &[ZONE]);
+        options.more = format!("\n[dns01]\nresolvers = [\"{}\"]\n{provider}", bind.address());
+    }
     let mut coordinator = Coordinator::start(&folder, options).await?;
     let cli = coordinator.cli();
     // The first certificate makes the account, which is not counted on either side.
     let declare = |count: u32| {
         let names = names(count);
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        world::declaration(&directory, pebble.https_root_path(), &names)
+        let declared = world::declaration(&directory, ca.pebble.https_root_path(), &names)?;
+        anyhow::Ok(match proof {
+            Proof::Http01 => declared,
+            Proof::Dns01 => declared
+                .replace("[[certificate]]\n", "[[certificate]]\nchallenges = [\"dns-01\"]\n"),
+        })
     };
     cli.apply(&folder, &declare(1)?).await?;
     wait_for_valid(&mut coordinator, 1).await?;
@@ -119,13 +173,16 @@ async fn wait_for_valid(coordinator: &mut Coordinator, wanted: u32) -> Result<()
     .await
 }
 
-async fn lego(scene: &Scene, certificates: u32) -> Result<Took> {
-    let http01 = ports::free()?;
-    let pebble = start_pebble(scene, "lego-pebble", http01).await?;
+async fn lego(scene: &Scene, proof: Proof, certificates: u32) -> Result<Took> {
+    let ca = Ca::start(scene, "lego", proof).await?;
     let names = names(certificates).iter().map(|name| world::server_name(name)).collect();
+    let state = scene.folder(&format!("lego-{proof:?}"))?;
+    if let Some(bind) = &ca.bind {
+        return lego::issue(&state, &lego::Proof::Dns01(bind), &ca.pebble, names).await;
+    }
     let webroot = scene.folder("webroot")?;
-    let _server = WebRoot::serve(http01, webroot.clone()).await?;
-    lego::issue(scene.path(), &webroot, &pebble, names).await
+    let _server = WebRoot::serve(ca.http01, webroot.clone()).await?;
+    lego::issue(&state, &lego::Proof::Http01(&webroot), &ca.pebble, names).await
 }
 
 /// A web server for what lego puts into its web root. It ends when it is dropped.
@@ -152,5 +209,7 @@ impl Drop for WebRoot {
     }
 }
 
+/// The zone of all names.
+const ZONE: &str = "chancery.example";
 /// Certificates in the run that counts connections and requests.
 const COUNTED: u32 = 200;

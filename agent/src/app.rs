@@ -141,7 +141,17 @@ pub async fn run(
     let (engine, published) = Engine::open(config.clone(), clock.clone(), host)?;
     let (events, received) = mpsc::channel(EVENTS);
     let candidates = Candidates::load(&config.coordinators, &config.state_dir);
-    let link = Link { candidates, clock, reach, store, identity, events, published, revision: 0 };
+    let link = Link {
+        candidates,
+        clock,
+        reach,
+        store,
+        identity,
+        events,
+        published,
+        rotate_after: None,
+        revision: 0,
+    };
     let unlink = CancellationToken::new();
     let link = tokio::spawn(link.run(unlink.clone()));
     engine.run(received, stop).await;

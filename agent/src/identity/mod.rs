@@ -29,7 +29,10 @@ use rustls_pki_types::{
 };
 use zeroize::Zeroizing;
 
-pub(crate) use self::{join::join, rotate::rotation};
+pub(crate) use self::{
+    join::join,
+    rotate::{earliest_next, rotation},
+};
 
 /// An identity that fits together.
 #[derive(Clone)]

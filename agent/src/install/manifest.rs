@@ -86,18 +86,24 @@ impl Manifest {
     }
 }
 
-/// Looks at a build; `None` if the folder is not one, or not of a known version.
-pub(super) fn read(dir: &Path) -> Result<Option<Build>, Error> {
-    let Some(text) = durable::read_file(&dir.join(FILE))? else { return Ok(None) };
-    let manifest = serde_json::from_slice::<Manifest>(&text).ok();
-    let Some(manifest) = manifest.filter(|manifest| manifest.version == VERSION) else {
-        return Ok(None);
-    };
-    Ok(Some(Build {
-        fingerprint: manifest.build,
-        intact: manifest.holds(dir)?,
-        not_after: manifest.not_after,
-    }))
+/// Looks at a build. A folder that is none, or one of another version, is taken and of no use: it
+/// may be what the stable path points to, so that it must not be written over.
+pub(super) fn read(dir: &Path) -> Result<Build, Error> {
+    let text = durable::read_file(&dir.join(FILE))?;
+    let manifest = text.and_then(|text| serde_json::from_slice::<Manifest>(&text).ok());
+    let manifest = manifest.filter(|manifest| manifest.version == VERSION);
+    let unusable =
+        || Build { fingerprint: Fingerprint::of(b""), intact: false, not_after: Timestamp::MIN };
+    manifest.map_or_else(
+        || Ok(unusable()),
+        |manifest| {
+            Ok(Build {
+                fingerprint: manifest.build,
+                intact: manifest.holds(dir)?,
+                not_after: manifest.not_after,
+            })
+        },
+    )
 }
 
 /// Name of the manifest within a build.

@@ -121,9 +121,7 @@ impl Layout {
         for entry in list(&self.builds_dir(certificate))? {
             let name = entry.file_name().and_then(|name| name.to_str());
             let Some(name) = name.and_then(|name| name.parse().ok()) else { continue };
-            if let Some(build) = manifest::read(&entry)? {
-                observed.builds.insert(name, build);
-            }
+            observed.builds.insert(name, manifest::read(&entry)?);
         }
         observed.linked =
             self.link(certificate)?.filter(|build| observed.builds.contains_key(build));

@@ -34,8 +34,6 @@ impl Layout {
         remove(&temporary)?;
         let finished = self.build_dir(certificate, staging.build);
         let written = write(&temporary, staging).and_then(|()| {
-            // A folder without a readable manifest may stand there: it is no build.
-            remove(&finished)?;
             fs::rename(&temporary, &finished)
                 .map_err(because("rename a temporary folder to", &finished))
         });

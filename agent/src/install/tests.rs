@@ -157,13 +157,29 @@ fn changed_files_are_noticed() {
         },
     ];
     for spoil in spoil {
+        remove(&dir).unwrap();
         fixture.stage(&web, "1", 0o600).unwrap();
         spoil(&dir);
         let observed = fixture.layout.observe(web.certificate()).unwrap();
         assert!(!observed.builds[&build].intact);
     }
+}
+
+#[test]
+fn a_build_that_cannot_be_read_stays_where_the_stable_path_points_to() {
+    let fixture = Fixture::new();
+    let web = bundle("web", 1);
+    fixture.stage(&web, "1", 0o600).unwrap();
+    let build = "1".parse().unwrap();
+    fixture.layout.switch(web.certificate(), build).unwrap();
+    let dir = fixture.layout.build_dir(web.certificate(), build);
     fs::write(dir.join(manifest::FILE), "{}").unwrap();
-    assert!(fixture.layout.observe(web.certificate()).unwrap().builds.is_empty());
+    let observed = fixture.layout.observe(web.certificate()).unwrap();
+    assert_eq!((observed.linked, observed.builds[&build].intact), (Some(build), false));
+    // Its name is taken.
+    fixture.stage(&web, "1", 0o600).unwrap_err();
+    let stable = fixture.layout.stable_path(web.certificate());
+    assert!(fs::read_to_string(stable.join("privkey.pem")).unwrap().contains("PRIVATE KEY"));
 }
 
 #[test]

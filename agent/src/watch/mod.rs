@@ -12,7 +12,7 @@ mod verdict;
 use std::{sync::Arc, time::Duration};
 
 use chancery_shared::{
-    clock::SharedClock,
+    clock::{Monotonic, SharedClock},
     retry::{Policy, Waits},
 };
 use tokio::{
@@ -39,6 +39,8 @@ pub(crate) struct Link {
     pub(crate) identity: Identity,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) published: watch::Receiver<Arc<Snapshot>>,
+    /// Not before this another identity is asked for.
+    pub(crate) rotate_after: Option<Monotonic>,
     /// The last revision that was passed on whole.
     pub(crate) revision: u64,
 }

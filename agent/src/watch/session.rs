@@ -15,7 +15,7 @@ use tonic::Streaming;
 use super::{Client, Failure, Link};
 use crate::{
     engine::Event,
-    identity::{Identity, rotation},
+    identity::{self, Identity, rotation},
     report::{self, Snapshot},
 };
 
@@ -56,7 +56,8 @@ impl Link {
         let (identity, store, clock) =
             (self.identity.clone(), self.store.clone(), self.clock.clone());
         let mut reports = pin!(reports(client.clone(), self.published.clone()));
-        let mut rotation = pin!(rotation(&identity, &store, client.clone(), &clock));
+        let rotation = rotation(&identity, &store, client.clone(), &clock, self.rotate_after);
+        let mut rotation = pin!(rotation);
         let mut synced = false;
         loop {
             let failure = tokio::select! {
@@ -147,6 +148,7 @@ impl Link {
 
     fn rotated(&mut self, identity: Identity) -> End {
         tracing::info!(valid_until = %identity.not_after(), "the agent has a new identity");
+        self.rotate_after = identity::earliest_next(&identity, &self.clock);
         self.identity = identity;
         End::Rotated
     }

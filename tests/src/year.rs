@@ -183,6 +183,7 @@ impl World {
             identifiers: vec![format!("n{i}.{domain}").parse().unwrap()],
             key_type: KeyType::EcdsaP256,
             reuse_key: false,
+            key_ahead: false,
             profile: None,
             issuers: vec!["ca".parse().unwrap()],
             challenges: Vec::new(),

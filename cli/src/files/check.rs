@@ -68,11 +68,7 @@ pub(super) fn certificate(table: &Table<'_>, findings: &mut Findings) {
         .text("key_type", problems)
         .and_then(|text| parsed::<KeyType>(table, "key_type", text, problems))
         .map_or(KeyType::default(), |(key_type, _)| key_type);
-    let key = table.table("key", "{ reuse = true }", problems);
-    let reuse_key = key.as_ref().is_some_and(|key| {
-        key.refuse_unknown_keys(&["reuse"], problems);
-        key.flag("reuse", problems)
-    });
+    let (reuse_key, key_ahead) = key_use(table, problems);
     let profile = word(table, "profile", "\"tlsserver\"", problems);
     let issuers = table.required_texts("issuers", "[\"letsencrypt\"]", problems);
     refuse_repetitions(table, "issuers", &issuers, problems);
@@ -97,6 +93,7 @@ pub(super) fn certificate(table: &Table<'_>, findings: &mut Findings) {
         identifiers,
         key_type: key_type.to_string(),
         reuse_key,
+        key_ahead,
         profile,
         issuers,
         challenges: challenges.iter().map(ToString::to_string).collect(),
@@ -282,6 +279,18 @@ fn check_trust_roots(pem: &str) -> Result<(), String> {
         count += 1;
     }
     if count == 0 { Err("there is no certificate in it".to_owned()) } else { Ok(()) }
+}
+
+/// Whether renewals keep the private key, and whether it is made ahead.
+fn key_use(table: &Table<'_>, problems: &mut Vec<Problem>) -> (bool, bool) {
+    let Some(key) = table.table("key", "{ reuse = true }", problems) else { return (false, false) };
+    key.refuse_unknown_keys(&["reuse", "ahead"], problems);
+    let (reuse, ahead) = (key.flag("reuse", problems), key.flag("ahead", problems));
+    if reuse && ahead {
+        let message = "a key cannot be both kept and made ahead; leave out reuse or ahead";
+        problems.push(key.own_problem(message.to_owned()));
+    }
+    (reuse, ahead)
 }
 
 /// What a key with one word says; words are of visible ASCII, as CAs name their profiles.

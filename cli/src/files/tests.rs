@@ -151,13 +151,15 @@ fn tables_within_an_entry_are_told_apart_by_their_path() {
     };
     let text = certificate("a", "key = true")
         + &certificate("b", "key = { reuse = \"yes\" }")
-        + &certificate("c", "[certificate.key]\nreused = true");
+        + &certificate("c", "[certificate.key]\nreused = true")
+        + &certificate("d", "key = { reuse = true, ahead = true }");
     let folder = Folder::new(&[("a.toml", &text)]);
     assert_snapshot!(folder.load(&["a.toml"]).unwrap_err(), @r#"
-    3 problems; nothing was changed
+    4 problems; nothing was changed
     a.toml:6: key = true: this is not a table; write for example key = { reuse = true }
     a.toml:12: key.reuse = "yes": this is neither true nor false, without quotes
     a.toml:19: key.reused: this key is not known; did you mean reuse?
+    a.toml:25: key: a key cannot be both kept and made ahead; leave out reuse or ahead
     "#);
 }
 

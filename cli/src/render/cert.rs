@@ -78,6 +78,12 @@ pub(crate) fn detail(detail: &CertificateDetail, view: &View) -> String {
             ("SHA-256", or_dash(&detail.fingerprint)),
             ("Public key", or_dash(&detail.public_key_sha256)),
         ]);
+        if !detail.next_public_key_sha256.is_empty() {
+            let next = printable(&detail.next_public_key_sha256);
+            // RFC 6698 section 2.1: an end entity's key, its SubjectPublicKeyInfo, SHA-256.
+            let record = format!("3 1 1 {next}");
+            rows.extend([("Next key", next), ("Next TLSA", record)]);
+        }
     }
     rows.push(("Renewal", or_dash(&detail.decision)));
     if summary.renew_at.is_some() {
@@ -141,8 +147,12 @@ fn revocations(revocations: &[Revocation], view: &View) -> String {
 
 /// The algorithm of the key, and whether renewals keep it.
 fn key_type(spec: &CertificateSpec) -> String {
-    let kept = if spec.reuse_key { ", kept by renewals" } else { "" };
-    format!("{}{kept}", or_dash(&spec.key_type))
+    let how = match (spec.reuse_key, spec.key_ahead) {
+        (true, _) => ", kept by renewals",
+        (false, true) => ", made ahead",
+        (false, false) => "",
+    };
+    format!("{}{how}", or_dash(&spec.key_type))
 }
 
 fn order_facts(order: &OrderDetail, view: &View) -> Vec<(&'static str, String)> {
@@ -325,6 +335,9 @@ mod tests {
         Serial       03ab
         SHA-256      5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e
         Public key   b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7
+        Next key     c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8
+        Next TLSA    3 1 1
+                     c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8
         Renewal      two thirds of its life have passed
         Renews       in 90 s (2026-11-22 05:01:30Z)
 
@@ -384,6 +397,7 @@ mod tests {
           "last_error": null,
           "key_type": "ecdsa-p256",
           "reuse_key": true,
+          "key_ahead": false,
           "profile": "tlsserver",
           "issuers": [
             "letsencrypt",
@@ -400,6 +414,7 @@ mod tests {
           "serial": "03ab",
           "fingerprint": "5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e",
           "public_key_sha256": "b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7b7",
+          "next_public_key_sha256": "c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8c8",
           "issued_by": "R11",
           "decision": "two thirds of its life have passed",
           "decision_code": "lifetime",

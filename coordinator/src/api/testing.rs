@@ -398,6 +398,7 @@ pub(crate) fn spec(name: &str, labels: &[&str]) -> CertificateSpec {
         identifiers: vec![format!("{name}.example.org").parse().unwrap()],
         key_type: KeyType::EcdsaP256,
         reuse_key: false,
+        key_ahead: false,
         profile: None,
         issuers: vec!["test".parse().unwrap()],
         challenges: Vec::new(),

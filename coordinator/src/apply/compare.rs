@@ -212,10 +212,15 @@ fn issuer_fields(issuer: &IssuerSpec) -> Fields {
 
 fn certificate_fields(certificate: &CertificateSpec) -> Fields {
     let labels = certificate.labels.to_string();
+    let key = match (certificate.reuse_key, certificate.key_ahead) {
+        (true, _) => "kept by renewals",
+        (false, true) => "made ahead",
+        (false, false) => FRESH_KEY,
+    };
     vec![
         ("identifiers", joined(&certificate.identifiers)),
         ("key type", certificate.key_type.to_string()),
-        ("key", if certificate.reuse_key { "kept by renewals" } else { FRESH_KEY }.to_owned()),
+        ("key", key.to_owned()),
         ("profile", quoted(certificate.profile.as_ref(), THE_ISSUERS)),
         ("issuers", joined(&certificate.issuers)),
         ("challenges", joined(ChallengeType::preferred(&certificate.challenges))),

@@ -214,12 +214,16 @@ fn certificate(wire: &WireCertificate, found: &mut Found<'_>) -> Option<Certific
         }
     }
     let labels = found.ok(Labels::new(wire.labels.clone()));
+    if wire.reuse_key && wire.key_ahead {
+        found.add("a key cannot be both kept and made ahead: choose key.reuse or key.ahead");
+    }
     let profile = profile(&wire.profile, found);
     Some(CertificateSpec {
         name: name?,
         identifiers,
         key_type: key_type.unwrap_or_default(),
         reuse_key: wire.reuse_key,
+        key_ahead: wire.key_ahead,
         profile,
         issuers,
         challenges,

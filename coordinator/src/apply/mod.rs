@@ -262,7 +262,8 @@ pub async fn related(
                 keys.push(at);
             }
         }
-        keys.extend(present.renewal_infos.get(name).map(|_| key::renewal_info(name)));
+        // Deleting what is not there costs nothing.
+        keys.extend([key::renewal_info(name), key::next_key(name)]);
         all.push(Related {
             certificate: name.clone(),
             state: present.states.get(name).map(|state| ((*state.record).clone(), state.revision)),

@@ -39,6 +39,7 @@ fn certificate(name: &str, identifiers: &[&str]) -> WireCertificate {
         identifiers: identifiers.iter().map(|&text| text.to_owned()).collect(),
         key_type: String::new(),
         reuse_key: false,
+        key_ahead: false,
         profile: String::new(),
         issuers: vec!["main".to_owned()],
         challenges: Vec::new(),

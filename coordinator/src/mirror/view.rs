@@ -17,8 +17,8 @@ use super::Touched;
 use crate::{
     record::{
         self, Account, Agent, Authority, Budget, Bundle, CertificateSpec, CertificateState, Chain,
-        Challenge, DecodeError, Deployment, Event, IssuerSpec, JoinToken, Leader, Member, Order,
-        Record, RenewalInfo, Revocation, SealRing, Services, key,
+        Challenge, DecodeError, Deployment, Event, IssuerSpec, JoinToken, Leader, Member, NextKey,
+        Order, Record, RenewalInfo, Revocation, SealRing, Services, key,
     },
     store::{Change, Commit, Entry, Error, Snapshot, Store},
 };
@@ -65,6 +65,8 @@ pub struct View {
     pub accounts: Table<IssuerName, Account>,
     /// What of the CAs' limits is used up.
     pub budgets: Table<IssuerName, Budget>,
+    /// Keys of next generations.
+    pub next_keys: Table<CertName, NextKey>,
     /// Revocations, by certificate and generation.
     pub revocations: Table<(CertName, Generation), Revocation>,
     /// Enrolled agents.
@@ -225,13 +227,10 @@ impl View {
             key::BUDGETS => {
                 insert(&mut self.budgets, rest, entry)?;
             }
-            key::REVOCATIONS => {
-                let revocation = versioned::<Revocation>(entry)?;
-                let Revocation { certificate, generation, .. } = &*revocation.record;
-                touched.certificates.insert(certificate.clone());
-                touched.issuers = true;
-                self.revocations.insert((certificate.clone(), *generation), revocation);
+            key::NEXT_KEYS => {
+                touch(&mut touched.certificates, insert(&mut self.next_keys, rest, entry)?);
             }
+            key::REVOCATIONS => self.put_revocation(versioned(entry)?, touched),
             key::AGENTS => touch(&mut touched.agents, insert(&mut self.agents, rest, entry)?),
             key::DEPLOYMENTS => {
                 let deployment = versioned::<Deployment>(entry)?;
@@ -270,6 +269,13 @@ impl View {
         }
         touched.certificates.insert(name);
         Ok(())
+    }
+
+    fn put_revocation(&mut self, revocation: Versioned<Revocation>, touched: &mut Touched) {
+        let Revocation { certificate, generation, .. } = &*revocation.record;
+        touched.certificates.insert(certificate.clone());
+        touched.issuers = true;
+        self.revocations.insert((certificate.clone(), *generation), revocation);
     }
 
     /// What is about the coordinators themselves.
@@ -337,6 +343,7 @@ impl View {
             key::BUDGETS => {
                 self.budgets.remove(rest);
             }
+            key::NEXT_KEYS => touch(&mut touched.certificates, remove(&mut self.next_keys, rest)),
             key::REVOCATIONS => {
                 self.revocations
                     .retain(|(name, generation), _| key::revocation(name, *generation) != at);
@@ -355,6 +362,13 @@ impl View {
                     self.events.remove(&sequence);
                 }
             }
+            _ => self.delete_coordinators(at, touched),
+        }
+    }
+
+    fn delete_coordinators(&mut self, at: &str, touched: &mut Touched) {
+        let (folder, rest) = split(at);
+        match folder {
             key::MEMBERS => {
                 remove(&mut self.members, rest);
                 touched.members = true;

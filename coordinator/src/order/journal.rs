@@ -259,6 +259,7 @@ impl Journal {
             let outdated = Generation(order.generation.0 - KEPT_BUNDLES);
             batch = batch.delete(key::bundle(name, outdated));
         }
+        let batch = self.with_next_key(batch, name).await?;
         let revision = self.commit(with(batch, budget)).await?;
         Ok((issued, revision))
     }
@@ -369,6 +370,14 @@ impl Journal {
     ) -> Result<(CertificateState, Option<Revision>), Error> {
         let state = self.read::<CertificateState>(&key::state(name)).await?;
         Ok(state.map_or_else(Default::default, |(state, revision)| (state, Some(revision))))
+    }
+
+    pub(super) fn mirror(&self) -> &Mirror {
+        &self.mirror
+    }
+
+    pub(super) fn clock(&self) -> &SharedClock {
+        &self.clock
     }
 
     pub(super) fn keys(&self) -> &Keys {

@@ -2,13 +2,17 @@
 
 use std::{sync::Arc, thread};
 
-use chancery_shared::{key_type::KeyType, revocation::RevocationReason, secret::Secret};
+use chancery_shared::{
+    key_type::KeyType, name::CertName, revocation::RevocationReason, secret::Secret,
+    x509::Fingerprint,
+};
 use tokio::sync::Semaphore;
 
 use super::{Error, Wanted, journal::Journal};
 use crate::{
-    record::{Bundle, key},
+    record::{self, Bundle, NextKey, key},
     seal::Context,
+    store::Batch,
 };
 
 /// How the private keys of orders are made.
@@ -66,7 +70,50 @@ impl Journal {
         if let Some(kept) = self.kept_key(wanted).await {
             return Ok(kept);
         }
+        if let Some(prepared) = self.prepared_key(wanted).await? {
+            return Ok(prepared);
+        }
         self.keys().fresh(wanted.spec.key_type).await
+    }
+
+    /// The key that was made ahead for this order. If it cannot be opened the order has to wait: another
+    /// key would be one that nobody has published.
+    async fn prepared_key(&self, wanted: &Wanted) -> Result<Option<Secret>, Error> {
+        let spec = &wanted.spec;
+        if !spec.key_ahead {
+            return Ok(None);
+        }
+        let next = self.read::<NextKey>(&key::next_key(&spec.name)).await?;
+        let Some((next, _)) = next.filter(|(next, _)| next.key_type == spec.key_type) else {
+            return Ok(None);
+        };
+        Ok(Some(self.sealer().open(&Context::next_key(&spec.name), &next.key)?))
+    }
+
+    /// `batch`, which ends an order with its bundle, with the key for the generation after that.
+    pub(super) async fn with_next_key(
+        &self,
+        batch: Batch,
+        name: &CertName,
+    ) -> Result<Batch, Error> {
+        let at = key::next_key(name);
+        let (spec, has_one) = {
+            let view = self.mirror().read();
+            let spec = view.certificates.get(name).map(|spec| spec.record.clone());
+            (spec.filter(|spec| spec.key_ahead), view.next_keys.contains_key(name))
+        };
+        let Some(spec) = spec else {
+            return Ok(if has_one { batch.delete(&at) } else { batch });
+        };
+        let pkcs8 = self.keys().fresh(spec.key_type).await?;
+        let next = NextKey {
+            certificate: name.clone(),
+            key_type: spec.key_type,
+            public_key: public_key(&pkcs8)?,
+            key: self.sealer().seal(&Context::next_key(name), pkcs8.expose_secret()),
+            made_at: self.clock().now(),
+        };
+        Ok(batch.put(&at, record::encode(&next)))
     }
 
     /// The key of the newest bundle, if it is to be used again. One that is not to be had does not stop
@@ -98,6 +145,14 @@ impl Journal {
     }
 }
 
+/// The SHA-256 of the public key that belongs to a private one.
+fn public_key(pkcs8: &Secret) -> Result<Fingerprint, Error> {
+    use rcgen::PublicKeyData as _;
+    let der = rustls_pki_types::PrivatePkcs8KeyDer::from(pkcs8.expose_secret());
+    let pair = rcgen::KeyPair::try_from(&der).map_err(|error| Error::Crypto(error.to_string()))?;
+    Ok(Fingerprint::of(&pair.subject_public_key_info()))
+}
+
 /// Whether making such a key takes long enough to be felt.
 fn is_slow(key_type: KeyType) -> bool {
     match key_type {
@@ -114,14 +169,14 @@ mod tests {
         record::{CertificateSpec, CertificateState},
     };
 
-    async fn public_key(world: &World, name: &chancery_shared::name::CertName) -> [u8; 32] {
+    async fn public_key(world: &World, name: &CertName) -> [u8; 32] {
         let generation = world.state(name).await.generation;
         let bundle: Bundle = world.get(&key::bundle(name, generation)).await.unwrap();
         *chancery_shared::x509::public_key_of(&bundle.leaf).unwrap().as_bytes()
     }
 
     /// Has the certificate renewed as an operator would.
-    async fn renew(world: &World, name: &chancery_shared::name::CertName) {
+    async fn renew(world: &World, name: &CertName) {
         let mut state: CertificateState = world.state(name).await;
         state.renewal_requested_at = Some(world.clock.now());
         world.put(key::state(name), &state).await;
@@ -154,9 +209,35 @@ mod tests {
         assert_eq!(generation.0, 4);
 
         // A bundle that is lost costs the key, not the renewal.
-        world.commit(crate::store::Batch::unfenced().delete(key::bundle(&name, generation))).await;
+        world.commit(Batch::unfenced().delete(key::bundle(&name, generation))).await;
         renew(&world, &name).await;
         assert_ne!(public_key(&world, &name).await, third);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_key_is_known_before_it_is_used() {
+        let world = World::new().await;
+        let name = world.declare("www", "main").await;
+        let spec: CertificateSpec = world.get(&key::certificate(&name)).await.unwrap();
+        let ahead = CertificateSpec { key_ahead: true, ..spec };
+        world.put(key::certificate(&name), &ahead).await;
+        assert!(matches!(world.run(&name, Tries::default()).await, Outcome::Over));
+        for _ in 0..2 {
+            let next: NextKey = world.get(&key::next_key(&name)).await.unwrap();
+            assert_ne!(*next.public_key.as_bytes(), public_key(&world, &name).await);
+            renew(&world, &name).await;
+            assert_eq!(public_key(&world, &name).await, *next.public_key.as_bytes());
+        }
+        // Of another kind it is of no use, and without being asked for it goes.
+        let before: NextKey = world.get(&key::next_key(&name)).await.unwrap();
+        let stronger = CertificateSpec { key_type: KeyType::EcdsaP384, ..ahead };
+        world.put(key::certificate(&name), &stronger).await;
+        renew(&world, &name).await;
+        assert_ne!(public_key(&world, &name).await, *before.public_key.as_bytes());
+        let fresh = CertificateSpec { key_ahead: false, ..stronger };
+        world.put(key::certificate(&name), &fresh).await;
+        renew(&world, &name).await;
+        assert!(world.get::<NextKey>(&key::next_key(&name)).await.is_none());
     }
 
     #[tokio::test]

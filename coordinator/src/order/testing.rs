@@ -467,6 +467,7 @@ impl World {
             identifiers: ["a", "b"].map(|n| format!("{n}.{name}.test").parse().unwrap()).to_vec(),
             key_type: KeyType::EcdsaP256,
             reuse_key: false,
+            key_ahead: false,
             profile: None,
             issuers: vec![issuer.parse().unwrap()],
             challenges: Vec::new(),

@@ -18,6 +18,7 @@ fn spec() -> CertificateSpec {
         identifiers: vec!["a.example".parse().unwrap(), "b.example".parse().unwrap()],
         key_type: KeyType::EcdsaP256,
         reuse_key: false,
+        key_ahead: false,
         profile: None,
         issuers: vec!["main".parse().unwrap(), "spare".parse().unwrap()],
         challenges: Vec::new(),

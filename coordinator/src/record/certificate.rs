@@ -27,6 +27,9 @@ pub struct CertificateSpec {
     /// Whether a renewal keeps the key as long as its algorithm is the wanted one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reuse_key: bool,
+    /// Whether the key of the next generation is made with each generation.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub key_ahead: bool,
     /// The profile to ask issuers for; without it what the issuer declares.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,

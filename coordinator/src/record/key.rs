@@ -30,6 +30,8 @@ pub const ISSUERS: &str = "issuers/";
 pub const ACCOUNTS: &str = "accounts/";
 /// What of the CAs' limits is used up, by issuer.
 pub const BUDGETS: &str = "budgets/";
+/// Keys of next generations, by certificate.
+pub const NEXT_KEYS: &str = "next-keys/";
 /// Certificates to be revoked, or that have been, by certificate and generation.
 pub const REVOCATIONS: &str = "revocations/";
 /// Enrolled agents.
@@ -106,6 +108,11 @@ pub fn account(name: &IssuerName) -> String {
 /// Key of an issuer's budget.
 pub fn budget(name: &IssuerName) -> String {
     format!("{BUDGETS}{name}")
+}
+
+/// Where the key of a certificate's next generation stands.
+pub fn next_key(name: &CertName) -> String {
+    format!("{NEXT_KEYS}{name}")
 }
 
 /// Key of the revocation of a bundle.

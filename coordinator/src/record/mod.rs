@@ -24,6 +24,7 @@ mod event;
 mod golden;
 pub mod key;
 mod member;
+mod next_key;
 mod order;
 mod renewal_info;
 mod revocation;
@@ -37,6 +38,7 @@ pub use certificate::{
 };
 pub use event::{Event, EventKind};
 pub use member::{Instance, Member};
+pub use next_key::NextKey;
 pub use order::{Challenge, Order, Stage, TxtRecord};
 pub use renewal_info::RenewalInfo;
 pub use revocation::{Revocation, RevocationEnd, Revoked};

@@ -65,7 +65,7 @@ pub use key_file::KeyFile;
 /// What a sealed value belongs to. Bound in as additional data: it opens nowhere else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context<'a> {
-    /// What is sealed: `bundle`, `order`, `account`, `next-account`, `external-account`,
+    /// What is sealed: `bundle`, `order`, `next-key`, `account`, `next-account`, `external-account`,
     /// `authority`.
     pub kind: &'static str,
     /// The name of the record that holds it.
@@ -249,6 +249,11 @@ impl<'a> Context<'a> {
     /// The private key of a bundle that is being ordered.
     pub fn order(certificate: &'a CertName, generation: Generation) -> Self {
         Self { kind: "order", name: certificate.as_str(), generation }
+    }
+
+    /// The private key of a certificate's next generation.
+    pub fn next_key(certificate: &'a CertName) -> Self {
+        Self { kind: "next-key", name: certificate.as_str(), generation: Generation(0) }
     }
 
     /// The key of an ACME account.

@@ -24,8 +24,8 @@ use super::{Context, Error, Sealer};
 use crate::{
     election::Leadership,
     record::{
-        self, Account, Authority, Bundle, DecodeError, IssuerSpec, Order, Record, SealRing, Sealed,
-        key,
+        self, Account, Authority, Bundle, DecodeError, IssuerSpec, NextKey, Order, Record,
+        SealRing, Sealed, key,
     },
     store::{self, Batch, Entry, Packer, Store},
 };
@@ -193,6 +193,12 @@ fn look(sealer: &Sealer, active: u32, entry: &Entry) -> Result<Looked, Error> {
             }
             Ok(Looked::new(data_key, active, &account))
         }
+        key::NEXT_KEYS => {
+            let mut next: NextKey = record::decode(&entry.key, &entry.value)?;
+            let context = Context::next_key(&next.certificate);
+            let data_key = renew(sealer, active, &context, &mut next.key)?;
+            Ok(Looked::new(data_key, active, &next))
+        }
         key::ISSUERS => {
             let mut issuer: IssuerSpec = record::decode(&entry.key, &entry.value)?;
             let mut data_key = active;
@@ -293,7 +299,8 @@ async fn write_ring(
 fn prefixes() -> impl Iterator<Item = String> {
     let first_characters = ('a'..='z').chain('0'..='9');
     let bundles = first_characters.map(|first| format!("{}{first}", key::BUNDLES));
-    let others = [key::ACCOUNTS, key::ISSUERS, key::ORDERS, key::AUTHORITY].map(str::to_owned);
+    let others = [key::ACCOUNTS, key::ISSUERS, key::NEXT_KEYS, key::ORDERS, key::AUTHORITY]
+        .map(str::to_owned);
     bundles.chain(others)
 }
 

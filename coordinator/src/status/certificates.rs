@@ -50,6 +50,11 @@ impl Status {
             deployments: self.deployments(&view, name),
             chain_pem: chain_pem(&view, name),
             public_key_sha256: public_key(&view, name),
+            next_public_key_sha256: view
+                .next_keys
+                .get(name)
+                .map(|next| next.record.public_key.to_string())
+                .unwrap_or_default(),
             revocations: revocations(&view, name),
             renew_requests: known
                 .state
@@ -223,6 +228,7 @@ pub(crate) fn wire_spec(spec: &CertificateSpec) -> WireSpec {
         identifiers: spec.identifiers.iter().map(ToString::to_string).collect(),
         key_type: spec.key_type.to_string(),
         reuse_key: spec.reuse_key,
+        key_ahead: spec.key_ahead,
         profile: spec.profile.clone().unwrap_or_default(),
         issuers: spec.issuers.iter().map(ToString::to_string).collect(),
         challenges: ChallengeType::preferred(&spec.challenges)

@@ -75,3 +75,23 @@ fn a_key_that_is_declared_to_be_kept_is_the_same_in_the_next_generation() {
         Ok(())
     });
 }
+
+#[test]
+fn the_hash_of_the_next_key_is_told_before_the_renewal() {
+    scene::play(async |scene| {
+        let center = Center::start(scene).await?;
+        let www = certificate("www", "pebble", "key = { ahead = true }");
+        center.apply(&format!("{}{www}", center.declaration(&[])?)).await?;
+        let mut next = None;
+        for generation in 1..=3 {
+            let shown = center.wait_until_issued("www", generation).await?;
+            let hash = |key: &str| shown[key].as_str().map(str::to_owned);
+            let present = hash("public_key_sha256").context("no public key")?;
+            ensure!(next.is_none_or(|told| told == present), "another key than was told: {shown}");
+            next = hash("next_public_key_sha256");
+            ensure!(next.is_some() && next != Some(present), "{shown}");
+            center.cli().text(&["cert", "renew", "www"]).await?;
+        }
+        Ok(())
+    });
+}

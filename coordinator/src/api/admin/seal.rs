@@ -58,8 +58,11 @@ fn sealed_under(view: &View) -> BTreeMap<u32, u32> {
     let bindings = view.issuers.values().filter_map(|issuer| {
         issuer.record.external_account.as_ref().map(|bound| bound.key.data_key)
     });
+    let next_keys = view.next_keys.values().map(|next| next.record.key.data_key);
     let mut records = BTreeMap::new();
-    for key in bundles.chain(orders).chain(accounts).chain(bindings).chain(authority) {
+    for key in
+        bundles.chain(next_keys).chain(orders).chain(accounts).chain(bindings).chain(authority)
+    {
         *records.entry(key).or_default() += 1;
     }
     records

@@ -30,6 +30,7 @@ fn desired(certificates: &[&str]) -> DesiredState {
         identifiers: vec![format!("{name}.example.org")],
         key_type: "ecdsa-p256".to_owned(),
         reuse_key: false,
+        key_ahead: false,
         profile: String::new(),
         issuers: vec!["test".to_owned()],
         challenges: Vec::new(),

@@ -67,7 +67,7 @@ pub async fn sweep(
     Ok(())
 }
 
-/// Deletions of deployments, services and challenges that belong to nothing.
+/// Deletions of deployments, services, renewal windows and challenges that belong to nothing.
 fn left_over(view: &View) -> Vec<Batch> {
     let mut groups = Vec::new();
     for (agent, table) in &view.deployments {
@@ -87,6 +87,13 @@ fn left_over(view: &View) -> Vec<Batch> {
     for agent in view.services.keys().filter(|agent| !view.agents.contains_key(*agent)) {
         let group = Batch::unfenced().absent(key::agent(agent));
         groups.push(group.delete(key::services(agent)));
+    }
+    for (name, info) in &view.renewal_infos {
+        if !view.certificates.contains_key(name) {
+            let at = key::renewal_info(name);
+            let group = Batch::unfenced().absent(key::certificate(name));
+            groups.push(group.unchanged(&*at, Some(info.revision)).delete(&*at));
+        }
     }
     for (token, challenge) in &view.challenges {
         if challenge.record.txt.is_some() {

@@ -90,7 +90,11 @@ impl Api {
         }
         // The mirror may lag behind a join or a rotation at another coordinator, and
         // this refusal is one that an agent takes for good.
-        let Some((agent, revision)) = self.get::<Agent>(&key::agent(&identity.agent)).await? else {
+        // A removed agent asks for ever: a bounded number of questions reaches the store at once.
+        let permit = self.lookups.acquire().await.expect("it is never closed");
+        let known = self.get::<Agent>(&key::agent(&identity.agent)).await?;
+        drop(permit);
+        let Some((agent, revision)) = known else {
             let message = "it was removed, but tried to connect";
             self.refusals.refuse(Refusal::RemovedAgent, identity.agent.as_str(), message);
             return Err(removed(&identity.agent));

@@ -168,7 +168,7 @@ impl Enrolment {
     }
 }
 
-/// Tokens that are looked up in the store at once.
+/// Tokens, or agents, that are looked up in the store at once.
 pub(super) const LOOKUPS: usize = 4;
 
 /// The same for every reason.

@@ -125,6 +125,8 @@ pub struct Api {
     refusals: Refusals,
     /// Two applies at once would only make each other fail.
     applying: Mutex<()>,
+    /// Taken while the store is asked for an agent that the mirror does not know.
+    lookups: Semaphore,
     /// When the other coordinators were last asked for their agents.
     looked_around: Mutex<Option<Monotonic>>,
 }
@@ -158,6 +160,7 @@ impl Api {
         Arc::new(Self {
             refusals: Refusals::new(events.clone(), metrics.clone(), clock.clone()),
             applying: Mutex::new(()),
+            lookups: Semaphore::new(enrolment::LOOKUPS),
             looked_around: Mutex::new(None),
             store,
             mirror,

@@ -33,6 +33,12 @@ impl Api {
             let written_at = self.mirror.revision();
             match self.write_report(caller, &report).await {
                 Ok(()) => return Ok(()),
+                // A report that came later was taken elsewhere while this one was held up.
+                Err(Error::Conflict { key }) if is_reported(&key) => {
+                    return Err(Status::aborted(
+                        "another report was taken meanwhile; report again",
+                    ));
+                }
                 Err(Error::Conflict { .. }) => {
                     // The mirror is behind. What it lacks is on its way.
                     let next = self.mirror.wait_for(written_at.next());
@@ -109,13 +115,17 @@ impl Report {
         let differing = self.deployments.iter().filter(|deployment| !known(deployment));
         differing
             .filter_map(|deployment| {
-                Some(Changed { deployment, spec: may_report(view, caller, deployment)? })
+                let spec = may_report(view, caller, deployment)?;
+                let table = view.deployments.get(&caller.name);
+                let known = table.and_then(|table| table.get(&deployment.certificate));
+                Some(Changed { deployment, spec, known: known.map(|known| known.revision) })
             })
             .collect()
     }
 
     /// What has changed, in batches that every store takes. Each requires that the agent and the
-    /// certificates are still there, so that no report outlives what it is about.
+    /// certificates are still there, so that no report outlives what it is about, and that nothing
+    /// was reported since, so that a coordinator that was held up does not bring back the past.
     fn batches(&self, view: &View, caller: &Caller, changed: &[Changed<'_>]) -> Vec<Batch> {
         let Some(agent) = view.agents.get(&caller.name) else { return Vec::new() };
         let begin = || Batch::unfenced().unchanged(key::agent(&caller.name), Some(agent.revision));
@@ -123,10 +133,11 @@ impl Report {
             .chunks(CHUNK)
             .map(|chunk| chunk.iter().fold(begin(), |batch, changed| changed.put(batch)))
             .collect();
-        let known = view.services.get(&caller.name).map(|services| &*services.record);
-        if known.unwrap_or(&Services::default()) != &self.services {
-            let services = record::encode(&self.services);
-            batches.push(begin().put(key::services(&caller.name), services));
+        let known = view.services.get(&caller.name);
+        if known.map_or(&Services::default(), |known| &*known.record) != &self.services {
+            let (at, services) = (key::services(&caller.name), record::encode(&self.services));
+            let batch = begin().unchanged(&*at, known.map(|known| known.revision));
+            batches.push(batch.put(at, services));
         }
         batches
     }
@@ -137,14 +148,23 @@ struct Changed<'a> {
     deployment: &'a Deployment,
     /// The revision of the certificate's specification.
     spec: Revision,
+    /// The revision of what is known of the deployment.
+    known: Option<Revision>,
+}
+
+/// Whether it is the key of something that agents report.
+fn is_reported(at: &str) -> bool {
+    at.starts_with(key::DEPLOYMENTS) || at.starts_with(key::SERVICES)
 }
 
 impl Changed<'_> {
     fn put(&self, batch: Batch) -> Batch {
         let Deployment { agent, certificate, .. } = self.deployment;
+        let at = key::deployment(agent, certificate);
         batch
             .unchanged(key::certificate(certificate), Some(self.spec))
-            .put(key::deployment(agent, certificate), record::encode(self.deployment))
+            .unchanged(&*at, self.known)
+            .put(at, record::encode(self.deployment))
     }
 }
 

@@ -153,13 +153,16 @@ impl Session {
                 self.synced = true;
                 return Ok(self.response(Event::Synced(Synced {})));
             }
-            self.wait().await?;
-            self.compare();
+            if self.wait().await? {
+                self.compare();
+            }
         }
     }
 
-    /// Waits until something about this agent may have changed.
-    async fn wait(&mut self) -> Result<(), Status> {
+    /// Waits until something has changed. Whether that may be its certificates: to compare them is to
+    /// look at all there are, which thousands of streams must not do whenever a coordinator
+    /// comes or goes.
+    async fn wait(&mut self) -> Result<bool, Status> {
         let left = self.api.clock.now().duration_until(self.caller.identity.not_after);
         let left = Duration::try_from(left).unwrap_or_default();
         // A key may be sealed under a data key that is still on its way to this coordinator.
@@ -170,12 +173,12 @@ impl Session {
                 Err(Status::unavailable("this coordinator is stopping; connect to another"))
             }
             // Fails only when the mirror is gone, and then everything is.
-            _ = self.signal.changed() => Ok(()),
+            _ = self.signal.changed() => Ok(true),
             Ok(()) = self.coordinators.changed() => {
                 self.news = true;
-                Ok(())
+                Ok(false)
             }
-            () = tokio::time::sleep(left) => Ok(()),
+            () = tokio::time::sleep(left) => Ok(!self.unsealed),
         }
     }
 

@@ -168,26 +168,47 @@ async fn follow_seal(parts: &Parts) {
     }
 }
 
-/// Moves records to the active data key as long as there are older keys.
+/// Moves records to the active data key as long as there are older keys. Each look reads all sealed
+/// records: there are only as many as are needed.
 async fn reseal(parts: &Parts, leadership: &Leadership) {
     let mut touched = parts.mirror.touched();
+    let mut waits = RESEAL.waits();
     loop {
-        let keys = parts.mirror.read().seal.as_ref().map_or(0, |ring| ring.record.keys.len());
-        if keys > 1 {
-            reseal_once(parts, leadership).await;
-            // Orders under way keep their key, and keys are dropped late: look again.
-            tokio::time::sleep(RESEAL_PAUSE).await;
-        } else if !seal_touched(&mut touched).await {
-            return;
+        let ring = parts.mirror.read().seal.as_ref().map(|ring| ring.record.clone());
+        let Some(ring) = ring.filter(|ring| ring.keys.len() > 1) else {
+            if !seal_touched(&mut touched).await {
+                return;
+            }
+            waits.reset();
+            continue;
+        };
+        let all_moved = reseal_once(parts, leadership).await;
+        // Orders under way keep their key, what cannot be read waits for an operator, and keys are
+        // dropped late: look again.
+        let mut wait = waits.next_wait();
+        if all_moved {
+            let left = rotation::droppable_at(&ring).duration_since(parts.clock.now());
+            wait = wait.max(Duration::try_from(left).unwrap_or_default());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            more = seal_touched(&mut touched) => {
+                if !more {
+                    return;
+                }
+                waits.reset();
+            }
         }
     }
 }
 
-async fn reseal_once(parts: &Parts, leadership: &Leadership) {
+/// Whether nothing is under an older key any more.
+async fn reseal_once(parts: &Parts, leadership: &Leadership) -> bool {
     let now = parts.clock.now();
     match rotation::reseal(&*parts.store, leadership, &parts.sealer, now).await {
         Ok(progress) if progress.dropped.is_empty() => {
             tracing::debug!(?progress, "older data keys are still needed");
+            progress.remaining == 0 && progress.unreadable.is_empty()
         }
         Ok(progress) => {
             let message = format!(
@@ -195,8 +216,12 @@ async fn reseal_once(parts: &Parts, leadership: &Leadership) {
                 progress.dropped.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
             );
             parts.events.record(EventKind::SealRotated, "seal", message);
+            false
         }
-        Err(error) => tracing::warn!(%error, "records cannot be sealed again yet"),
+        Err(error) => {
+            tracing::warn!(%error, "records cannot be sealed again yet");
+            false
+        }
     }
 }
 
@@ -212,4 +237,5 @@ async fn seal_touched(touched: &mut broadcast::Receiver<Arc<Touched>>) -> bool {
 }
 
 /// Between looks at records that are still under an older data key.
-const RESEAL_PAUSE: Duration = Duration::from_mins(1);
+const RESEAL: Policy =
+    Policy { first: Duration::from_mins(1), most: Duration::from_hours(1), factor: 2 };

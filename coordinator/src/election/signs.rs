@@ -1,7 +1,7 @@
 //! What the store shows of the others: whether leadership is free, who has it, and who is to have it
 //! next.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chancery_shared::retry::Policy;
 use tokio::sync::mpsc;
@@ -25,7 +25,7 @@ pub(super) enum Sign {
 /// Tells each sign as it appears, and what is so whenever the store could not be watched for a
 /// while. Ends with its receiver.
 pub(super) async fn tell(store: Arc<dyn Store>, tell: mpsc::Sender<Sign>) {
-    let mut waits = Policy::CONNECT.waits();
+    let mut waits = RECONNECT.waits();
     while !tell.is_closed() {
         if let Err(error) = tell_until_lost(&*store, &tell, || waits.reset()).await {
             tracing::debug!(%error, "cannot watch the leader record");
@@ -76,6 +76,11 @@ fn sign(entry: &Entry) -> Option<Sign> {
         _ => None,
     }
 }
+
+/// Between tries to watch. Short, however often it was lost: under a leader that stays nothing happens
+/// that would show that a watch works, and what is missed is a vacancy.
+const RECONNECT: Policy =
+    Policy { first: Duration::from_millis(250), most: Duration::from_secs(3), factor: 2 };
 
 /// What cannot be read says nothing; the mirror tells operators of it.
 fn readable<T: Record>(entry: &Entry) -> Option<T> {

@@ -145,8 +145,9 @@ impl Journal {
     }
 }
 
-/// The SHA-256 of the public key that belongs to a private one.
-fn public_key(pkcs8: &Secret) -> Result<Fingerprint, Error> {
+/// The SHA-256 of the public key that belongs to a private one, as
+/// [`chancery_shared::x509::public_key_of`] tells it of a certificate.
+pub(crate) fn public_key(pkcs8: &Secret) -> Result<Fingerprint, Error> {
     use rcgen::PublicKeyData as _;
     let der = rustls_pki_types::PrivatePkcs8KeyDer::from(pkcs8.expose_secret());
     let pair = rcgen::KeyPair::try_from(&der).map_err(|error| Error::Crypto(error.to_string()))?;

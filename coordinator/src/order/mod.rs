@@ -58,6 +58,7 @@ mod wanted;
 
 pub use error::{Class, Error, Refuses};
 pub use keys::Generate;
+pub(crate) use keys::public_key;
 pub use patience::Tries;
 pub use replaces::{Suggestion, identifier_of};
 

@@ -255,11 +255,8 @@ async fn drop_unused(
     if !progress.unreadable.is_empty() {
         return Ok(Vec::new());
     }
-    let retired_at = |id: u32| {
-        let newer = ring.keys.iter().filter(|key| key.id > id);
-        newer.map(|key| key.created_at).min()
-    };
-    let is_over = |id: u32| retired_at(id).is_some_and(|at| now.duration_since(at) >= grace());
+    let is_over =
+        |id: u32| retired_at(&ring, id).is_some_and(|at| now.duration_since(at) >= grace());
     let dropped: Vec<u32> = ring
         .keys
         .iter()
@@ -273,6 +270,19 @@ async fn drop_unused(
         tracing::info!(data_keys = ?dropped, "dropped data keys that nothing needs any more");
     }
     Ok(dropped)
+}
+
+/// When a key has gone out of use: when the next one was made.
+fn retired_at(ring: &SealRing, id: u32) -> Option<Timestamp> {
+    let newer = ring.keys.iter().filter(|key| key.id > id);
+    newer.map(|key| key.created_at).min()
+}
+
+/// When the oldest key may be dropped, if nothing is under it any more.
+pub fn droppable_at(ring: &SealRing) -> Timestamp {
+    let oldest = ring.keys.iter().map(|key| key.id).min();
+    let retired_at = oldest.and_then(|oldest| retired_at(ring, oldest));
+    retired_at.map_or(Timestamp::MIN, |at| at.checked_add(grace()).unwrap_or(at))
 }
 
 async fn read_ring(store: &dyn Store) -> Result<(SealRing, Revision), Error> {

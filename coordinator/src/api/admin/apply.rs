@@ -54,6 +54,9 @@ impl Api {
             tries += 1;
             (plan, present) =
                 self.plan(&desired, request.prune).await.map_err(|error| carried.partly(error))?;
+            if carried.transactions == 0 {
+                carried.whole = plan.clone();
+            }
         }
         self.record_changes(&carried.whole, who);
         self.sweep(&leadership).await;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use chancery_proto::v1::{DrillRevocationRequest, DrillRevocationResponse};
 use chancery_shared::name::CertName;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{super::Api, name, not_found};
 use crate::{
@@ -37,23 +37,57 @@ impl Api {
         let parts = self.status.drill(&names, &because);
         let parts = parts.map_err(|unknown| not_found("certificate", &unknown))?;
         if !request.dry_run {
+            let count = parts.iter().filter(|part| part.window.is_some()).count();
+            let message = format!("{who} begins a drill of a revocation with {count} certificates");
+            self.events.record(EventKind::Drill, "", message);
             if request.ask_cas {
                 let taking_part = names.into_iter().zip(&parts);
                 let asked = taking_part.filter(|(_, part)| part.window.is_some());
                 self.ask_now.about(asked.map(|(name, _)| name).collect());
             } else {
-                self.announce(&leadership, &parts).await?;
+                self.announce(&leadership, &parts, &because).await?;
             }
-            let count = parts.iter().filter(|part| part.window.is_some()).count();
-            let message = format!("{who} began a drill of a revocation with {count} certificates");
-            self.events.record(EventKind::Drill, "", message);
         }
         let certificates = parts.into_iter().map(|part| part.told).collect();
         Ok(DrillRevocationResponse { certificates })
     }
 
-    async fn announce(&self, leadership: &Leadership, parts: &[Part]) -> Result<(), Status> {
+    /// Writes the windows. What is overtaken, as by an answer of the CA, has another turn.
+    async fn announce(
+        &self,
+        leadership: &Leadership,
+        parts: &[Part],
+        because: &str,
+    ) -> Result<(), Status> {
+        let mut overtaken = self.announce_once(leadership, parts).await?;
+        for _ in 1..ATTEMPTS {
+            if overtaken.is_empty() {
+                return Ok(());
+            }
+            let newest = self.store.commit(Batch::unfenced()).await;
+            self.shown(newest.map_err(|error| self.refused(&error))?).await;
+            let parts = self.status.drill(&overtaken, because);
+            let parts = parts.map_err(|unknown| not_found("certificate", &unknown))?;
+            overtaken = self.announce_once(leadership, &parts).await?;
+        }
+        if overtaken.is_empty() {
+            return Ok(());
+        }
+        Err(Status::aborted(format!(
+            "{} certificates could not begin, since others write them all the time; the rest has \
+             begun: run the drill again for those that are not being replaced",
+            overtaken.len()
+        )))
+    }
+
+    /// The names of those that somebody else has written meanwhile.
+    async fn announce_once(
+        &self,
+        leadership: &Leadership,
+        parts: &[Part],
+    ) -> Result<BTreeSet<CertName>, Status> {
         let windows: Vec<&Window> = parts.iter().filter_map(|part| part.window.as_ref()).collect();
+        let mut overtaken = BTreeSet::new();
         for some in windows.chunks(AT_ONCE) {
             let mut batch = leadership.batch();
             for Window { info, spec, former } in some {
@@ -63,11 +97,17 @@ impl Api {
                     .unchanged(&at, *former)
                     .put(&at, record::encode(info));
             }
-            self.commit(batch).await?;
+            match self.commit(batch).await {
+                Err(status) if status.code() == Code::Aborted => {
+                    overtaken.extend(some.iter().map(|window| window.info.certificate.clone()));
+                }
+                ended => drop(ended?),
+            }
         }
-        Ok(())
+        Ok(overtaken)
     }
 }
 
+const ATTEMPTS: usize = 8;
 /// Two keys each.
 const AT_ONCE: usize = Batch::MOST_KEYS / 2 - 2;

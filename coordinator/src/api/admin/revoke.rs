@@ -8,9 +8,9 @@ use tonic::Status;
 
 use super::{super::Api, name, not_found};
 use crate::{
-    record::{
-        self, Bundle, CertificateSpec, CertificateState, EventKind, Order, Revocation, Revoked, key,
-    },
+    order,
+    record::{self, Bundle, CertificateState, EventKind, Order, Revocation, Revoked, key},
+    seal::Context,
     status::revocation,
 };
 
@@ -58,8 +58,14 @@ impl Api {
         let is_shared = reason == RevocationReason::KeyCompromise
             && !is_newest
             && self.has_the_newest_key(name, &state, &bundle).await?;
+        let order_key = key::order(name);
+        let order = self.get::<Order>(&order_key).await?;
         if is_newest || is_shared {
-            self.refuse_if_the_key_is_used_again(name, reason).await?;
+            if let Some((order, _)) = &order
+                && reason == RevocationReason::KeyCompromise
+            {
+                self.refuse_if_it_has_the_key(order, &bundle)?;
+            }
             let (now, generation) = (self.clock.now(), state.generation);
             state.revoked = Some(Revoked { generation, reason, at: now });
             // So that no wait after a failure holds it back.
@@ -85,6 +91,8 @@ impl Api {
             .batch()
             .unchanged(&*at, former.map(|(_, revision)| revision))
             .put(&*at, record::encode(&revocation))
+            // One that has begun meanwhile may be another one with the key.
+            .unchanged(order_key, order.map(|(_, revision)| revision))
             .unchanged(&*state_key, Some(state_revision))
             .put(state_key, record::encode(&state));
         self.commit(batch).await?;
@@ -130,24 +138,22 @@ impl Api {
         Ok(newest.is_some_and(|(newest, _)| key_of(&newest) == key_of(bundle)))
     }
 
-    /// An order that keeps the key has it already: what it brings would be compromised, too.
-    async fn refuse_if_the_key_is_used_again(
-        &self,
-        name: &CertName,
-        reason: RevocationReason,
-    ) -> Result<(), Status> {
-        if reason != RevocationReason::KeyCompromise {
+    /// An order that keeps the key has it already: what it brings would be compromised, too. Whether
+    /// it does, its own key tells; the declaration may have changed since it was begun.
+    fn refuse_if_it_has_the_key(&self, order: &Order, bundle: &Bundle) -> Result<(), Status> {
+        let name = &order.certificate;
+        let context = Context::order(name, order.generation);
+        let key = self.sealer.open(&context, &order.key);
+        let key = key.map_err(|error| Status::data_loss(error.to_string()))?;
+        let its = order::public_key(&key).map_err(|error| Status::data_loss(error.to_string()))?;
+        let compromised = x509::public_key_of(&bundle.leaf);
+        if compromised.map_err(|error| Status::data_loss(error.to_string()))? != its {
             return Ok(());
         }
-        let spec = self.get::<CertificateSpec>(&key::certificate(name)).await?;
-        let keeps = spec.is_some_and(|(spec, _)| spec.reuse_key);
-        if keeps && self.get::<Order>(&key::order(name)).await?.is_some() {
-            return Err(Status::failed_precondition(format!(
-                "an order for certificate {name} is under way with the key that is to be given up; \
-                 nothing was changed: try again when it is over"
-            )));
-        }
-        Ok(())
+        Err(Status::failed_precondition(format!(
+            "an order for certificate {name} is under way with the key that is to be given up; \
+             nothing was changed: try again when it is over"
+        )))
     }
 
     /// What has become of a revocation, once it has ended, or after a while.

@@ -43,7 +43,7 @@ fn apply(certificates: &[&str]) -> ApplyRequest {
     ApplyRequest { desired: Some(desired(certificates)), ..ApplyRequest::default() }
 }
 
-fn order(fleet: &Fleet, name: &CertName) -> Order {
+pub(super) fn order(fleet: &Fleet, name: &CertName) -> Order {
     Order {
         id: Uuid::now_v7(),
         certificate: name.clone(),

@@ -7,6 +7,7 @@ mod identity;
 mod lease;
 mod listener;
 mod members;
+mod overtaken;
 mod report;
 mod socket;
 mod watch;

@@ -157,6 +157,8 @@ impl Follower {
                 continue;
             };
             tracing::debug!(%error, "cannot follow the journal in Consul");
+            // What it told of may not have been read: the next query must not wait for more.
+            index = Index::default();
             let now = clock.monotonic();
             let since = *failing.get_or_insert(now);
             if now.since(since) >= self.client.timeout() {

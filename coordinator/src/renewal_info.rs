@@ -9,13 +9,17 @@
 //! that cannot be asked changes nothing: what it last said holds, and without that the plan goes by the
 //! certificate's life.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use chancery_shared::{clock::SharedClock, dice, name::CertName};
 use jiff::Timestamp;
 use tokio::{
     sync::broadcast::{self, error::RecvError},
-    task::JoinSet,
+    task::{Id, JoinError, JoinSet},
 };
 
 use crate::{
@@ -68,8 +72,13 @@ pub struct Poller {
     parts: Parts,
     leadership: Leadership,
     due: DueIndex,
-    running: JoinSet<(CertName, Option<Duration>)>,
+    running: JoinSet<Option<Duration>>,
+    tasks: HashMap<Id, CertName>,
     asking: BTreeSet<CertName>,
+    /// Not to be asked about before a time, whatever happens to them: the last question failed.
+    held: HashMap<CertName, Timestamp>,
+    /// Somebody wants to know now.
+    pressed: BTreeSet<CertName>,
     pressing: broadcast::Receiver<Arc<BTreeSet<CertName>>>,
 }
 
@@ -91,7 +100,10 @@ impl Poller {
             leadership,
             due: DueIndex::default(),
             running: JoinSet::new(),
+            tasks: HashMap::new(),
             asking: BTreeSet::new(),
+            held: HashMap::new(),
+            pressed: BTreeSet::new(),
         }
     }
 
@@ -108,7 +120,7 @@ impl Poller {
             tokio::select! {
                 biased;
                 () = &mut ended => break,
-                Some(answer) = self.running.join_next() => self.answered(answer.ok()),
+                Some(answer) = self.running.join_next_with_id() => self.answered(answer),
                 nudge = touched.recv() => match nudge {
                     Ok(touched) => self.look_at_touched(&touched),
                     Err(RecvError::Lagged(_)) => self.look_at_all(),
@@ -128,30 +140,28 @@ impl Poller {
         while self.running.len() < AT_ONCE
             && let Some(name) = self.due.pop_due(self.parts.clock.now())
         {
+            self.held.remove(&name);
+            self.pressed.remove(&name);
             let Some(question) = self.question(&name) else { continue };
-            self.asking.insert(name);
             let (parts, leadership) = (self.parts.clone(), self.leadership.clone());
-            self.running.spawn(async move {
-                let name = question.certificate.clone();
-                (name, ask(&parts, &leadership, question).await)
-            });
+            let task = self.running.spawn(async move { ask(&parts, &leadership, question).await });
+            self.tasks.insert(task.id(), name.clone());
+            self.asking.insert(name);
         }
     }
 
-    fn answered(&mut self, answer: Option<(CertName, Option<Duration>)>) {
-        let Some((name, pause)) = answer else {
-            // A task has died of a defect. Its certificate has its turn after the next change of it.
-            tracing::error!("a question about a renewal died");
-            return;
-        };
+    fn answered(&mut self, answer: Result<(Id, Option<Duration>), JoinError>) {
+        let (id, pause) = answer.unwrap_or_else(|error| {
+            tracing::error!(%error, "a question about a renewal died");
+            (error.id(), Some(AFTER_ERROR))
+        });
+        let Some(name) = self.tasks.remove(&id) else { return };
         self.asking.remove(&name);
-        match pause {
-            None => self.look_at(&name),
-            Some(pause) => {
-                let now = self.parts.clock.now();
-                self.due.set(name, now.checked_add(pause).unwrap_or(now));
-            }
+        if let Some(pause) = pause {
+            let now = self.parts.clock.now();
+            self.held.insert(name.clone(), now.checked_add(pause).unwrap_or(now));
         }
+        self.look_at(&name);
     }
 
     fn nap(&self) -> Duration {
@@ -174,11 +184,10 @@ impl Poller {
     }
 
     fn press(&mut self, names: &BTreeSet<CertName>) {
-        let now = self.parts.clock.now();
         for name in names {
-            if !self.asking.contains(name) && self.next_ask(name).is_some() {
-                self.due.set(name.clone(), now);
-            }
+            self.held.remove(name);
+            self.pressed.insert(name.clone());
+            self.look_at(name);
         }
     }
 
@@ -195,10 +204,20 @@ impl Poller {
         if self.asking.contains(name) {
             return;
         }
-        match self.next_ask(name) {
-            Some(next) => self.due.set(name.clone(), next),
-            None => self.due.remove(name),
+        let now = self.parts.clock.now();
+        let Some(next) = self.next_ask(name) else {
+            self.due.remove(name);
+            self.held.remove(name);
+            self.pressed.remove(name);
+            return;
+        };
+        // What is due stays so: its turn of this period would be lost.
+        if self.pressed.contains(name) || self.due.is_due(name, now) {
+            self.due.set(name.clone(), now);
+            return;
         }
+        let held = self.held.get(name).copied().unwrap_or(next);
+        self.due.set(name.clone(), next.max(held));
     }
 
     fn next_ask(&self, name: &CertName) -> Option<Timestamp> {
@@ -269,10 +288,12 @@ async fn ask(parts: &Parts, leadership: &Leadership, question: Question) -> Opti
         info.moved |= (same.start, same.end) != (info.start, info.end);
         info.since = since;
     }
+    // Deleted meanwhile: there is nothing to write down.
+    let spec = spec_revision(parts, &info.certificate)?;
     let at = key::renewal_info(&info.certificate);
     let batch = leadership
         .batch()
-        .unchanged(key::certificate(&info.certificate), spec_revision(parts, &info.certificate))
+        .unchanged(key::certificate(&info.certificate), Some(spec))
         .unchanged(&at, revision)
         .put(&at, record::encode(&info));
     match parts.store.commit(batch).await {

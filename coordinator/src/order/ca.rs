@@ -263,7 +263,8 @@ async fn exchange(
         };
         connection(reason, posts && !error.is_connect())
     })?;
-    let (parts, body) = response.into_parts();
+    let (mut parts, body) = response.into_parts();
+    bound_retry_after(&mut parts.headers);
     let body = Limited::new(body, LARGEST_ANSWER)
         .collect()
         .await
@@ -359,6 +360,15 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(wait.min(LONGEST_RETRY_AFTER))
 }
 
+/// The ACME library adds it to the time: one without bounds would be too much for that.
+fn bound_retry_after(headers: &mut HeaderMap) {
+    let told = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let secs = told.and_then(|told| told.trim().parse::<u64>().ok());
+    if secs.is_some_and(|secs| secs > LONGEST_RETRY_AFTER.as_secs()) {
+        headers.insert(header::RETRY_AFTER, LONGEST_RETRY_AFTER.as_secs().into());
+    }
+}
+
 /// The detail of a problem document, or else the beginning of the body.
 fn excerpt(body: &[u8]) -> String {
     if body.is_empty() {
@@ -445,5 +455,15 @@ mod tests {
         assert_eq!(told("Sun, 22 Nov 2026 06:35:44 GMT", "today"), None);
         assert_eq!(told("soon", date), None);
         assert_eq!(told(&u64::MAX.to_string(), date), Some(LONGEST_RETRY_AFTER));
+        for (said, kept) in [
+            ("120", "120".to_owned()),
+            ("soon", "soon".to_owned()),
+            ("18446744073709551615", LONGEST_RETRY_AFTER.as_secs().to_string()),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, said.parse().unwrap());
+            bound_retry_after(&mut headers);
+            assert_eq!(headers[header::RETRY_AFTER], kept);
+        }
     }
 }

@@ -116,7 +116,7 @@ impl Drive<'_> {
             {
                 return Err(Error::NotReplaceable(reason));
             }
-            let at_ca = at_ca.map_err(|error| {
+            let (url, at_ca) = at_ca.map_err(|error| {
                 if !ca::may_have_ordered(&error) {
                     return Error::from(error);
                 }
@@ -128,7 +128,6 @@ impl Drive<'_> {
                 }
             })?;
             crash_point("order::before-placed");
-            let url = at_ca.url().to_owned();
             account.id().clone_into(&mut entry.order.account);
             let issuer = entry.order.issuer.clone();
             let entry = journal.advance(&leadership, entry, Stage::Placed { url }).await;
@@ -148,12 +147,16 @@ impl Drive<'_> {
                 reason,
                 "the CA does not take it as a replacement; it is ordered afresh"
             );
-            let entry = self.orders.without_replacing(self.leadership, self.entry.clone()).await?;
-            self.entry = entry;
+            let afresh = self.orders.without_replacing(self.leadership, self.entry.clone()).await;
+            self.entry = afresh.map_err(|error| match error {
+                // The intent ends here, and the next one, which replaces nothing, waits its turn.
+                Error::BudgetSpent { .. } => Error::NotReplaceable(reason.clone()),
+                other => other,
+            })?;
             return Ok(());
         }
         let (at_ca, entry) = placed?;
-        self.at_ca = Some(at_ca);
+        self.at_ca = at_ca;
         self.entry = entry;
         crash_point("order::placed");
         Ok(())

@@ -6,8 +6,11 @@ use chancery_shared::{identifier::Identifier, name::IssuerName};
 use instant_acme::Problem;
 use jiff::Timestamp;
 
-use super::ca::{Busy, Fault};
 pub use super::refuses::Refuses;
+use super::{
+    ca::{Busy, Fault},
+    replaces::NOT_REPLACEABLE,
+};
 use crate::{challenge::dns01, election::SteppedDown, events::printable, seal, store};
 
 /// Why a step failed.
@@ -219,7 +222,8 @@ impl Error {
             Self::CaBusy { .. } => "ca-busy",
             Self::BudgetSpent { .. } => "budget-spent",
             Self::Paused { .. } => "identifier-paused",
-            Self::Rejected { .. } | Self::NotReplaceable(_) => "ca-rejected",
+            Self::Rejected { .. } => "ca-rejected",
+            Self::NotReplaceable(_) => NOT_REPLACEABLE,
             Self::AccountUnknown => "account-unknown",
             Self::AccountBinding(_) => "account-binding",
             Self::AccountDeactivated(_) => "account-deactivated",

@@ -111,6 +111,11 @@ impl Pauses {
         Ok(Visit { pauses: self, issuer: issuer.clone(), probe })
     }
 
+    /// Whether `issuer` is left alone now, for those who ask it for something else than orders.
+    pub(super) fn check(&self, issuer: &IssuerName, now: Monotonic) -> Result<(), Error> {
+        self.issuers().get(issuer).map_or(Ok(()), |pause| pause.check(now))
+    }
+
     fn issuers(&self) -> MutexGuard<'_, HashMap<IssuerName, Pause>> {
         self.issuers.lock().expect("no holder panics")
     }
@@ -137,7 +142,7 @@ pub(super) struct Visit<'a> {
 impl Visit<'_> {
     /// Whether there still is leave, after something that took long.
     pub(super) fn check(&self, now: Monotonic) -> Result<(), Error> {
-        self.pauses.issuers().get(&self.issuer).map_or(Ok(()), |pause| pause.check(now))
+        self.pauses.check(&self.issuer, now)
     }
 
     /// Notes how it went.

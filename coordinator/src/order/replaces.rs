@@ -36,9 +36,10 @@ impl Orders {
         leaf: &[u8],
     ) -> Result<Option<Suggestion>, Error> {
         self.budgets.open(leadership, issuer).await?.check_requests(self.clock.now())?;
-        let visit = self.pauses.enter(&issuer.name, self.clock.monotonic())?;
+        // Obeyed, but neither begun nor ended: a CA that does not answer these may issue all the same,
+        // and the other way round.
+        self.pauses.check(&issuer.name, self.clock.monotonic())?;
         let suggestion = self.suggestion_of(leadership, issuer, leaf).await;
-        visit.ended(&suggestion, self.clock.monotonic());
         if let Err(error @ Error::CaBusy { .. }) = &suggestion {
             self.note_refusal(leadership, issuer, &[], error).await?;
         }
@@ -89,26 +90,33 @@ pub(super) fn replaced(
     identifiers: &[chancery_shared::identifier::Identifier],
     info: Option<&RenewalInfo>,
 ) -> Option<String> {
+    if state.last_failure.as_ref().is_some_and(|failure| failure.code == NOT_REPLACEABLE) {
+        return None;
+    }
     let present = state.issued.as_ref().filter(|present| present.issuer == issuer.name)?;
     let info = crate::plan::ari::about(present, info)?;
     let shared = present.identifiers.iter().any(|identifier| identifiers.contains(identifier));
     (shared && !info.id.is_empty()).then(|| info.id.clone())
 }
 
-/// Sends newOrder. A CA that takes an order but does not say that it replaces what it should
-/// (RFC 9773 section 5 wants it to) has made one all the same: that is the one, and no other is asked for.
+/// Sends newOrder, and returns the URL of what was made with what the CA said of it. One that takes an
+/// order but does not say that it replaces what it should (RFC 9773 section 5 wants it to) has made one
+/// all the same: that is the one, to be asked for, and no other is made.
 pub(super) async fn new_order(
     account: &Account,
     request: &NewOrder<'_>,
-) -> Result<instant_acme::Order, instant_acme::Error> {
+) -> Result<(String, Option<instant_acme::Order>), instant_acme::Error> {
     match ca::noting_location(account.new_order(request)).await {
         (Err(instant_acme::Error::Other(error)), Some(url)) => {
             tracing::info!(%error, url, "the CA has made the order, but not as a replacement");
-            account.order(url).await
+            Ok((url, None))
         }
-        (answer, _) => answer,
+        (answer, _) => answer.map(|order| (order.url().to_owned(), Some(order))),
     }
 }
+
+/// The code of a failure after which the next order does not say that it replaces anything.
+pub(super) const NOT_REPLACEABLE: &str = "not-replaceable";
 
 /// The identifier as the CA wants it.
 pub(super) fn parse(id: &str) -> Option<CertificateIdentifier<'static>> {

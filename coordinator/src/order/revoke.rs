@@ -44,6 +44,12 @@ impl Orders {
                         self.accounts.forget(leadership, &issuer.name, account.id()).await?;
                         Err(Error::AccountUnknown)
                     }
+                    // It was signed by a key that has just been given up: asked for again.
+                    Err(Error::Rejected { .. })
+                        if !self.accounts.is_current(&issuer.name, &account).await =>
+                    {
+                        Err(Error::AccountChanged)
+                    }
                     answer => answer,
                 },
             }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chancery_shared::{identifier::Identifier, name::IssuerName, number::Revision};
 use instant_acme::Account;
+use jiff::Timestamp;
 
 use super::{
     Error, Orders, Wanted,
@@ -24,6 +25,22 @@ impl Wanted {
     }
 }
 
+impl Wanted {
+    /// Whether the CA's limits allow it now. If not, it is looked at again when they do, or when it has
+    /// become urgent.
+    fn check(&self, desk: &mut Open, now: Timestamp) -> Result<(), Error> {
+        let verdict = desk.check(&self.spec.name, &self.ask(), now);
+        verdict.map_err(|error| match (error, &self.state.issued) {
+            (Error::BudgetSpent { until, wait, reason }, Some(issued)) if !self.urgent => {
+                let urgent = Duration::try_from(now.duration_until(plan::urgent_at(issued)));
+                let wait = urgent.map_or(wait, |urgent| wait.min(urgent));
+                Error::BudgetSpent { until, wait, reason }
+            }
+            (error, _) => error,
+        })
+    }
+}
+
 impl Orders {
     /// Whether the CA may be asked at all: by its limits for what has not begun, and for
     /// what has, by its asking to be left alone.
@@ -38,16 +55,7 @@ impl Orders {
         if live.is_some() {
             return desk.check_requests(now);
         }
-        let verdict = desk.check(&wanted.spec.name, &wanted.ask(), now);
-        verdict.map_err(|error| match (error, &wanted.state.issued) {
-            // Looked at again when it has become urgent.
-            (Error::BudgetSpent { until, wait, reason }, Some(issued)) => {
-                let urgent = Duration::try_from(now.duration_until(plan::urgent_at(issued)));
-                let wait = urgent.map_or(wait, |urgent| wait.min(urgent));
-                Error::BudgetSpent { until, wait, reason }
-            }
-            (error, _) => error,
-        })
+        wanted.check(&mut desk, now)
     }
 
     /// Writes the intent to order, and with it what that costs.
@@ -64,7 +72,7 @@ impl Orders {
         let (name, now) = (&wanted.spec.name, self.clock.now());
         let ask = wanted.ask();
         // Others may have been faster.
-        desk.check(name, &ask, now)?;
+        wanted.check(&mut desk, now)?;
         let Some(change) = desk.spend(name, &ask, now) else {
             drop(desk);
             return self.journal.begin(leadership, wanted, intent, None).await;

@@ -277,7 +277,7 @@ pub fn renewal_of(
     let stored_at = issued.stored_at;
     let elapsed_before = info.is_some_and(|info| info.end <= stored_at && !info.moved);
     let floor = if elapsed_before { stored_at + NOT_AGAIN } else { Timestamp::MIN };
-    instant.max(floor).min(urgent_at(issued))
+    instant.max(floor).min(urgent_at(issued).max(earliest(issued)))
 }
 
 fn suggested(info: &RenewalInfo, due: Timestamp, now: Timestamp) -> Decision {
@@ -316,11 +316,15 @@ pub fn renew_at(spec: &CertificateSpec, issued: &Issued) -> Timestamp {
     let spread_secs = life_secs / 20 * share / i64::from(u16::MAX);
     let at_secs = issued.not_after.as_second() - left_secs - spread_secs;
     let at = Timestamp::from_second(at_secs).unwrap_or(issued.not_before);
-    // A clock that runs ahead, or a CA that issues what is old already, must not make each new
-    // certificate due at once: some of the life that was left when it came is always used.
+    at.max(earliest(issued))
+}
+
+/// A clock that runs ahead, or a CA that issues what is old already, must not make each new certificate
+/// due at once: some of the life that was left when it came is always used.
+fn earliest(issued: &Issued) -> Timestamp {
     let left_when_stored = issued.not_after.as_second() - issued.stored_at.as_second();
-    let floor = issued.stored_at.as_second() + left_when_stored.max(0) / 3;
-    at.max(Timestamp::from_second(floor).unwrap_or(at))
+    let earliest_secs = issued.stored_at.as_second() + left_when_stored.max(0) / 3;
+    Timestamp::from_second(earliest_secs).unwrap_or(issued.stored_at)
 }
 
 fn is_short(issued: &Issued) -> bool {

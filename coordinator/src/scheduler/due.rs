@@ -28,6 +28,11 @@ impl DueIndex {
         }
     }
 
+    /// Whether `name` is due at `now` and has not been taken out yet.
+    pub fn is_due(&self, name: &CertName, now: Timestamp) -> bool {
+        self.by_name.get(name).is_some_and(|due| *due <= now)
+    }
+
     /// When the first is due.
     pub fn first_due(&self) -> Option<Timestamp> {
         self.by_time.first().map(|(due, _)| *due)

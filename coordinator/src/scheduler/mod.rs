@@ -158,8 +158,8 @@ impl Scheduler {
             // Looked at anew, so that who was invited is due.
             let now = self.clock.now();
             while let Some(name) = self.due.pop_due(now) {
-                let issuer = self.issuer(&name);
-                if self.places.take(&name, issuer) {
+                let (issuer, urgent) = (self.issuer(&name), self.is_urgent(&name, now));
+                if self.places.take(&name, issuer, urgent) {
                     self.start(name);
                 }
             }
@@ -176,6 +176,13 @@ impl Scheduler {
             async move { orders.run(&leadership, &name, tries).await }
         });
         self.tasks.insert(task.id(), name);
+    }
+
+    fn is_urgent(&self, name: &CertName, now: Timestamp) -> bool {
+        let view = self.mirror.read();
+        let state = view.states.get(name).map(|state| &*state.record);
+        let info = view.renewal_infos.get(name).map(|info| &*info.record);
+        plan::is_urgent(state, info, now)
     }
 
     /// Where the next order of a certificate is made; `None` if it names no issuer, which its order

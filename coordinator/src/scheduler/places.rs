@@ -12,7 +12,7 @@ pub(super) struct Places {
     taken: HashMap<CertName, Option<IssuerName>>,
     issuers: BTreeMap<Option<IssuerName>, Issuer>,
     /// Where those stand who wait.
-    waiting: HashMap<CertName, (Option<IssuerName>, u64)>,
+    waiting: HashMap<CertName, (Option<IssuerName>, Place)>,
     /// Counts those who ever waited, so that the first to come is the first to be served.
     arrivals: u64,
 }
@@ -20,8 +20,12 @@ pub(super) struct Places {
 #[derive(Debug, Default)]
 struct Issuer {
     taken: usize,
-    line: BTreeSet<(u64, CertName)>,
+    line: BTreeSet<(Place, CertName)>,
 }
+
+/// A place in a line: what can wait stands behind what cannot.
+type Place = (CanWait, u64);
+type CanWait = bool;
 
 impl Places {
     /// `each` places for each issuer.
@@ -40,8 +44,14 @@ impl Places {
         self.taken.contains_key(name)
     }
 
-    /// Gives `name` a place, or puts it at the end of the line. Returns whether it has one.
-    pub(super) fn take(&mut self, name: &CertName, issuer: Option<IssuerName>) -> bool {
+    /// Gives `name` a place, or puts it at the end of the line, or of the part of it that is urgent.
+    /// Returns whether it has one.
+    pub(super) fn take(
+        &mut self,
+        name: &CertName,
+        issuer: Option<IssuerName>,
+        urgent: bool,
+    ) -> bool {
         self.leave_line(name);
         let places = self.issuers.entry(issuer.clone()).or_default();
         if places.taken < self.each {
@@ -50,8 +60,9 @@ impl Places {
             return true;
         }
         self.arrivals += 1;
-        places.line.insert((self.arrivals, name.clone()));
-        self.waiting.insert(name.clone(), (issuer, self.arrivals));
+        let place = (!urgent, self.arrivals);
+        places.line.insert((place, name.clone()));
+        self.waiting.insert(name.clone(), (issuer, place));
         false
     }
 
@@ -66,9 +77,9 @@ impl Places {
 
     /// Takes `name` out of the line, if it stands in one.
     pub(super) fn leave_line(&mut self, name: &CertName) {
-        let Some((issuer, arrival)) = self.waiting.remove(name) else { return };
+        let Some((issuer, place)) = self.waiting.remove(name) else { return };
         if let Some(places) = self.issuers.get_mut(&issuer) {
-            places.line.remove(&(arrival, name.clone()));
+            places.line.remove(&(place, name.clone()));
         }
         self.forget_idle();
     }
@@ -102,7 +113,23 @@ mod tests {
     }
 
     fn take(places: &mut Places, certificate: &str, issuer: &str) -> bool {
-        places.take(&name(certificate), Some(issuer.parse().unwrap()))
+        places.take(&name(certificate), Some(issuer.parse().unwrap()), false)
+    }
+
+    #[test]
+    fn what_is_urgent_goes_before_all_that_can_wait() {
+        let mut places = Places::new(1);
+        assert!(take(&mut places, "a", "ca"));
+        assert!(!take(&mut places, "b", "ca"));
+        assert!(!take(&mut places, "c", "ca"));
+        for urgent in ["d", "c"] {
+            assert!(!places.take(&name(urgent), Some("ca".parse().unwrap()), true));
+        }
+        for next in ["d", "c", "b"] {
+            places.leave(&name("a"));
+            assert_eq!(places.invite(), Some(name(next)));
+            assert!(take(&mut places, "a", "ca"));
+        }
     }
 
     #[test]
@@ -112,7 +139,7 @@ mod tests {
         assert!(take(&mut places, "b", "slow"));
         assert!(!take(&mut places, "c", "slow"));
         assert!(take(&mut places, "d", "fast"));
-        assert!(places.take(&name("e"), None));
+        assert!(places.take(&name("e"), None, false));
         assert!(places.has(&name("a")) && !places.has(&name("c")));
         assert_eq!(places.invite(), None);
     }

@@ -136,6 +136,10 @@ impl<'a> Known<'a> {
         }
         let issuer = &self.view.issuers.get(plan::issuer_for(self.spec, self.state)?)?.record;
         let spent = &self.view.budgets.get(&issuer.name)?.record;
+        if spent.directory != issuer.directory {
+            // Of the CA that it was before.
+            return None;
+        }
         let limits = budget::Limits::of(&issuer.limits, &issuer.directory).ok()?;
         let urgent = plan::is_urgent(self.state, self.renewal_info, now);
         let present = self.state.and_then(|state| state.issued.as_ref());

@@ -127,6 +127,7 @@ fn estimate(
     };
     let (limits, budget) = budgets.entry(issuer.name.clone()).or_insert_with(|| {
         let stored = view.budgets.get(&issuer.name).map(|budget| (*budget.record).clone());
+        let stored = stored.filter(|budget| budget.directory == issuer.directory);
         let untouched = || budget::untouched(&issuer.name, &issuer.directory);
         (
             Limits::of(&issuer.limits, &issuer.directory).unwrap_or_default(),

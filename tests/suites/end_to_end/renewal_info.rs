@@ -72,11 +72,15 @@ fn a_window_is_asked_for_kept_and_shown_with_the_reason() {
         // The same instant for the next leader, which does not ask again.
         center.coordinator.process()?.kill_9()?;
         center.coordinator.run().await?;
-        center.epoch().await?;
+        // When it has ordered another one, it has looked at this one before.
+        center.declare(&["www", "other"]).await?;
+        center.wait_until_issued("other", 1).await?;
         let shown = center.cli().certificate("www").await?;
         ensure!(shown["renew_at"].as_str() == Some(&renew_at.to_string()), "{shown}");
-        ensure!(center.gate.count(Endpoint::RenewalInfo) == asked, "{:?}", center.gate.seen());
-        ensure!(center.new_orders() == 1, "{:?}", center.gate.orders());
+        // The other one may have been asked about meanwhile.
+        let since = center.gate.count(Endpoint::RenewalInfo) - asked;
+        ensure!(since <= 1, "{:?}", center.gate.seen());
+        ensure!(center.new_orders() == 2, "{:?}", center.gate.orders());
         Ok(())
     });
 }

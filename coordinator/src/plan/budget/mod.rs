@@ -149,7 +149,7 @@ impl fmt::Display for Of<'_> {
 /// Whether the order can be made now. If several things are in its way, the one that lasts longest
 /// is told.
 pub fn check(limits: &Limits, budget: &Budget, ask: &Ask<'_>, now: Timestamp) -> Verdict {
-    let refusable = if budget.refused.is_empty() { Vec::new() } else { refusable(ask) };
+    let refusable = if budget.refused.is_empty() { Vec::new() } else { refusable(limits, ask) };
     let refused = refusable.into_iter().filter_map(|bucket| {
         let Refused { until, message, .. } = budget.refused.get(&bucket)?;
         (*until > now).then(|| (*until, Reason::Refused { bucket, message: message.clone() }))
@@ -298,11 +298,10 @@ pub fn set_of(identifiers: &[Identifier]) -> Bucket {
 
 /// What has to have a token for the order to be made.
 fn counted(limits: &Limits, ask: &Ask<'_>) -> Vec<(Bucket, Rate)> {
-    let kind = match ask.kind {
-        Kind::Replacement if limits.replacements_exempt => return Vec::new(),
-        Kind::Replacement | Kind::Renewal if limits.renewals_exempt => Kind::Renewal,
-        _ => Kind::New,
-    };
+    let kind = counted_as(limits, ask);
+    if kind == Kind::Replacement {
+        return Vec::new();
+    }
     let mut buckets = Vec::new();
     if kind == Kind::New {
         buckets.push(Bucket::Orders);
@@ -323,11 +322,28 @@ fn counted(limits: &Limits, ask: &Ask<'_>) -> Vec<(Bucket, Rate)> {
     buckets.into_iter().filter_map(rated).map(|(rate, bucket)| (bucket, rate)).collect()
 }
 
-/// What the CA may have refused, whatever it counts.
-fn refusable(ask: &Ask<'_>) -> Vec<Bucket> {
-    let mut buckets = vec![Bucket::Requests, Bucket::Orders, set_of(ask.identifiers)];
-    buckets.extend(domains(ask.identifiers));
-    buckets.extend(ask.identifiers.iter().cloned().map(Bucket::Failed));
+/// What an order is to a CA with these limits.
+fn counted_as(limits: &Limits, ask: &Ask<'_>) -> Kind {
+    match ask.kind {
+        Kind::Replacement if limits.replacements_exempt => Kind::Replacement,
+        Kind::Replacement | Kind::Renewal if limits.renewals_exempt => Kind::Renewal,
+        _ => Kind::New,
+    }
+}
+
+/// What the CA may have refused to others, and would refuse to this one. What it exempts from a limit
+/// is not held back by a refusal of that limit.
+fn refusable(limits: &Limits, ask: &Ask<'_>) -> Vec<Bucket> {
+    let mut buckets = vec![Bucket::Requests];
+    let kind = counted_as(limits, ask);
+    if kind == Kind::New {
+        buckets.push(Bucket::Orders);
+        buckets.extend(domains(ask.identifiers));
+    }
+    if kind != Kind::Replacement {
+        buckets.push(set_of(ask.identifiers));
+        buckets.extend(ask.identifiers.iter().cloned().map(Bucket::Failed));
+    }
     buckets
 }
 
@@ -357,7 +373,12 @@ fn possible_at(budget: &Budget, bucket: &Bucket, rate: Rate, reserved: u32) -> T
     let Some(full_at) = budget.full_at_millis.get(bucket) else { return Timestamp::MIN };
     let depth = i64::from(rate.count() - 1 - reserved.min(rate.count() - 1));
     let at = full_at.saturating_sub(depth.saturating_mul(rate.interval_millis()));
-    let slack = if depth + 1 == i64::from(rate.count()) { 0 } else { MARGIN_MILLIS };
+    let slack = match bucket {
+        _ if depth + 1 == i64::from(rate.count()) => 0,
+        // Spent when the order is written down; the CA counts what it issues.
+        Bucket::Domain(_) | Bucket::Set(_) => LENGTH_OF_AN_ORDER_MILLIS,
+        _ => MARGIN_MILLIS,
+    };
     Timestamp::from_millisecond(at.saturating_add(slack)).unwrap_or(Timestamp::MAX)
 }
 
@@ -373,29 +394,52 @@ fn forget(budget: &mut Budget, now: Timestamp) {
     let now_millis = now.as_millisecond();
     budget.full_at_millis.retain(|_, full_at| *full_at > now_millis);
     budget.refused.retain(|_, refused| refused.until > now);
+    // Asked for again by then: if it is paused still, the CA says so once more.
+    let asked_again =
+        |paused: &Paused| paused.since.checked_add(PAUSED_KEPT).is_ok_and(|at| at <= now);
+    budget.paused.retain(|_, paused| !asked_again(paused));
+    while budget.paused.len() > MOST_PAUSED {
+        let oldest = budget.paused.iter().min_by_key(|(_, paused)| paused.since);
+        let Some(identifier) = oldest.map(|(identifier, _)| identifier.clone()) else { break };
+        budget.paused.remove(&identifier);
+    }
     while budget.refused.len() > MOST_REFUSED {
         let soonest = budget.refused.iter().min_by_key(|(_, refused)| refused.until);
         let Some(bucket) = soonest.map(|(bucket, _)| bucket.clone()) else { break };
         budget.refused.remove(&bucket);
     }
-    if budget.full_at_millis.len() > MOST_BUCKETS {
-        let mut times: Vec<i64> = budget.full_at_millis.values().copied().collect();
-        times.sort_unstable_by(|a, b| b.cmp(a));
-        let nearest = times[MOST_BUCKETS * 9 / 10];
-        budget
-            .full_at_millis
-            .retain(|bucket, full_at| *full_at > nearest || *bucket == Bucket::Orders);
+    let length = |bucket: &Bucket| bucket.to_string().len() + TIME_DIGITS;
+    let mut bytes: usize = budget.full_at_millis.keys().map(length).sum();
+    if bytes > MOST_BYTES {
+        let mut by_time: Vec<(i64, Bucket)> =
+            budget.full_at_millis.iter().map(|(bucket, at)| (*at, bucket.clone())).collect();
+        by_time.sort_unstable_by_key(|(at, _)| std::cmp::Reverse(*at));
+        while bytes > MOST_BYTES * 9 / 10
+            && let Some((_, bucket)) = by_time.pop()
+        {
+            if bucket != Bucket::Orders {
+                bytes -= length(&bucket);
+                budget.full_at_millis.remove(&bucket);
+            }
+        }
     }
 }
 
 /// A CA that counts a moment later than we do gives back a moment later.
 const MARGIN_MILLIS: i64 = 2_000;
+/// Most orders are over by then.
+const LENGTH_OF_AN_ORDER_MILLIS: i64 = 10 * 60 * 1_000;
 /// A paused identifier is asked for this often, in case somebody has unpaused it.
 const ASK_PAUSED_AGAIN: std::time::Duration = std::time::Duration::from_hours(24);
 /// Hexadecimal digits of a hash: 64 bits.
 const SET_DIGITS: usize = 16;
-/// Keeps the record below a third of what one batch may carry.
-const MOST_BUCKETS: usize = 700;
+/// Of buckets: keeps the record below two thirds of what one batch may carry.
+const MOST_BYTES: usize = 40 * 1024;
+/// Digits of a time in milliseconds, and what stands around it.
+const TIME_DIGITS: usize = 20;
+/// Of at most 1.5 KB each: the message and the link are bounded.
+const MOST_PAUSED: usize = 16;
+const PAUSED_KEPT: std::time::Duration = std::time::Duration::from_hours(7 * 24);
 const MOST_REFUSED: usize = 20;
 
 #[cfg(test)]

@@ -142,6 +142,29 @@ fn what_the_ca_says_is_obeyed_whatever_we_have_counted() {
 }
 
 #[test]
+fn a_refusal_does_not_hold_back_what_the_ca_exempts() {
+    let limits = Limits::letsencrypt();
+    let set = names(&["www.example.org"]);
+    let refused = || Refused { at: at(0), until: at(600), message: "slow down".to_owned() };
+    let kinds = [Kind::New, Kind::Renewal, Kind::Replacement];
+    for (bucket, waits) in [
+        (Bucket::Requests, [true, true, true]),
+        (Bucket::Orders, [true, false, false]),
+        (Bucket::Domain("example.org".to_owned()), [true, false, false]),
+        (set_of(&set), [true, true, false]),
+        (Bucket::Failed(set[0].clone()), [true, true, false]),
+    ] {
+        let mut budget = budget();
+        refuse(&mut budget, bucket.clone(), refused());
+        let held = kinds.map(|kind| {
+            let ask = Ask { kind, ..new(&set) };
+            wait(&limits, &budget, &ask, at(0)) == Some(600)
+        });
+        assert_eq!(held, waits, "{bucket:?}");
+    }
+}
+
+#[test]
 fn a_paused_name_is_tried_once_a_day_or_when_somebody_insists() {
     let limits = Limits::letsencrypt();
     let mut budget = budget();
@@ -165,18 +188,25 @@ fn the_record_stays_small() {
     let twice = names(&["twice.example"]);
     spend(&limits, &mut budget, &new(&twice), at(0));
     for i in 0..2_000 {
-        spend(&limits, &mut budget, &new(&names(&[&format!("n{i}.example")])), at(0));
+        let long = "long".repeat(14);
+        let name = format!("{long}.{long}.n{i}{long}.example");
+        spend(&limits, &mut budget, &new(&names(&[&name])), at(0));
+        let paused =
+            Paused { since: at(i), message: "x".repeat(500), link: Some("y".repeat(1000)) };
+        budget.paused.insert(name.parse().unwrap(), paused);
     }
     spend(&limits, &mut budget, &new(&twice), at(0));
-    assert!(budget.full_at_millis.len() <= MOST_BUCKETS, "{}", budget.full_at_millis.len());
+    assert!(budget.full_at_millis.len() > 100, "{}", budget.full_at_millis.len());
+    assert_eq!(budget.paused.len(), MOST_PAUSED);
     assert!(budget.full_at_millis.contains_key(&Bucket::Orders));
     for i in 0..100 {
         let refused = Refused { at: at(0), until: at(i + 1), message: "x".repeat(1000) };
         refuse(&mut budget, Bucket::Domain(format!("d{i}.example")), refused);
     }
     let bytes = crate::record::encode(&budget).len();
-    assert!(bytes < crate::store::Batch::MOST_BYTES / 2, "{bytes}");
+    assert!(bytes < crate::store::Batch::MOST_BYTES * 2 / 3, "{bytes}");
     spend(&limits, &mut budget, &new(&twice), at(30 * 24 * 3600));
+    assert!(budget.paused.is_empty(), "asked for again since");
     assert_eq!(budget.full_at_millis.len(), 3, "what is full is not kept");
 }
 

@@ -3,11 +3,15 @@
 use std::{path::PathBuf, time::Duration};
 
 use chancery_shared::{
-    name::{AgentName, CertName, IssuerName, NodeName},
+    name::{AgentName, CertName, NodeName},
     revocation::RevocationReason,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+mod issuer;
+
+pub(crate) use issuer::{AccountCommand, DnsRecordArgs, IssuerCommand};
 
 /// Ask a Chancery coordinator, and tell it what certificates there should be.
 #[derive(Debug, Parser)]
@@ -203,75 +207,6 @@ pub(crate) enum CertCommand {
         /// Do not ask
         #[arg(short, long)]
         yes: bool,
-    },
-}
-
-/// `chancery issuer`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum IssuerCommand {
-    /// List the issuers
-    List,
-
-    /// Show one issuer: its declaration, its account, how many certificates are its own
-    Show {
-        /// Name of the issuer
-        name: IssuerName,
-    },
-
-    /// Ask the CA what it says of itself, and compare that with the declaration
-    ///
-    /// The coordinator asks, over its own network. Nothing is changed and no account is made. Exits
-    /// with 1 when something stands in the way of an order.
-    Check {
-        /// Name of the issuer
-        name: IssuerName,
-    },
-
-    /// Show what is left of the CA's limits, what it refuses, and how many wait
-    Budget {
-        /// Name of the issuer; without it, all
-        name: Option<IssuerName>,
-    },
-
-    /// The account at an issuer
-    #[command(subcommand)]
-    Account(AccountCommand),
-}
-
-/// `chancery issuer account`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum AccountCommand {
-    /// Show the account
-    Show {
-        /// Name of the issuer
-        issuer: IssuerName,
-    },
-
-    /// Give the account another key; orders go on
-    ///
-    /// Waits a few seconds for the CA, and for orders at this issuer to end; the leader goes on until it
-    /// is done. Exits with 1 when the CA refuses, and with 6 when it is not done yet.
-    Roll {
-        /// Name of the issuer
-        issuer: IssuerName,
-    },
-
-    /// Have the CA deactivate the account, for good
-    ///
-    /// Nothing is ordered at this issuer any more until another account is made. What it has issued
-    /// stays valid. Exits as `roll` does.
-    Deactivate {
-        /// Name of the issuer
-        issuer: IssuerName,
-        /// Do not ask
-        #[arg(short, long)]
-        yes: bool,
-    },
-
-    /// Have another account made in place of one that was deactivated, for the next order
-    Create {
-        /// Name of the issuer
-        issuer: IssuerName,
     },
 }
 

@@ -202,8 +202,9 @@ impl Running {
             },
             concurrency: config.orders_concurrency,
         };
+        let dns01 = Arc::new(Dns01::new(config.dns01.clone())?);
         let answers_with = AnswersWith {
-            dns01: Some(Arc::new(Dns01::new(config.dns01.clone())?)),
+            dns01: Some(dns01.clone()),
             tls_alpn01: config.tls_alpn01_listen.is_some(),
         };
         let outside = Outside { answers_with, ..Outside::default() };
@@ -221,7 +222,7 @@ impl Running {
         }
         let membership =
             Membership::enter(parts.store.clone(), &parts.mirror, member, config.lease_ttl).await;
-        let servers = serve(parts, instance, &config, listeners, &shutdown).await?;
+        let servers = serve(parts, dns01, instance, &config, listeners, &shutdown).await?;
         tracing::info!(node = %config.node, "running");
         Ok(Self { coordinator, membership, servers })
     }
@@ -290,6 +291,7 @@ async fn open_store(
 /// Starts everything that others connect to.
 async fn serve(
     parts: Parts,
+    dns01: Arc<Dns01>,
     instance: Instance,
     config: &Config,
     listeners: Listeners,
@@ -314,6 +316,7 @@ async fn serve(
         instance,
         transfers: parts.transfers,
         ask_now: parts.ask_now,
+        dns01: Some(dns01),
         events: parts.events,
         metrics: parts.metrics.clone(),
         clock: parts.clock.clone(),

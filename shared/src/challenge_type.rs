@@ -20,6 +20,10 @@ pub enum ChallengeType {
     /// side (draft-ietf-acme-dns-account-label).
     #[serde(rename = "dns-account-01")]
     DnsAccount01,
+    /// A TXT record at `_validation-persist` that names the account, and stays there for good
+    /// (draft-ietf-acme-dns-persist).
+    #[serde(rename = "dns-persist-01")]
+    DnsPersist01,
     /// A certificate in a TLS handshake (RFC 8737).
     #[serde(rename = "tls-alpn-01")]
     TlsAlpn01,
@@ -27,12 +31,15 @@ pub enum ChallengeType {
 
 /// The text names no type of challenge.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("challenge {0:?} is not known: use http-01, dns-01, dns-account-01 or tls-alpn-01")]
+#[error(
+    "challenge {0:?} is not known: use http-01, dns-01, dns-account-01, dns-persist-01 or tls-alpn-01"
+)]
 pub struct UnknownChallengeType(String);
 
 impl ChallengeType {
     /// All of them, the default first.
-    pub const ALL: [Self; 4] = [Self::Http01, Self::Dns01, Self::DnsAccount01, Self::TlsAlpn01];
+    pub const ALL: [Self; 5] =
+        [Self::Http01, Self::Dns01, Self::DnsAccount01, Self::DnsPersist01, Self::TlsAlpn01];
 
     /// The name in the registry of RFC 8555 section 9.7.8.
     pub const fn as_str(self) -> &'static str {
@@ -40,6 +47,7 @@ impl ChallengeType {
             Self::Http01 => "http-01",
             Self::Dns01 => "dns-01",
             Self::DnsAccount01 => "dns-account-01",
+            Self::DnsPersist01 => "dns-persist-01",
             Self::TlsAlpn01 => "tls-alpn-01",
         }
     }
@@ -59,7 +67,7 @@ impl ChallengeType {
     pub fn can_validate(self, identifier: &Identifier) -> bool {
         match self {
             Self::Http01 | Self::TlsAlpn01 => !identifier.is_wildcard(),
-            Self::Dns01 | Self::DnsAccount01 => identifier.ip().is_none(),
+            Self::Dns01 | Self::DnsAccount01 | Self::DnsPersist01 => identifier.ip().is_none(),
         }
     }
 
@@ -116,6 +124,7 @@ mod tests {
         assert!(said(&[], &wildcard).contains("add \"dns-01\""));
         assert!(said(&[ChallengeType::DnsAccount01], &address).contains("add \"http-01\""));
         assert_eq!(said(&[ChallengeType::DnsAccount01], &wildcard), "");
+        assert_eq!(said(&[ChallengeType::DnsPersist01], &wildcard), "");
         assert!(said(&[ChallengeType::Dns01], &address).contains("add \"http-01\""));
         assert_eq!(said(&ChallengeType::ALL, &wildcard), "");
         assert_eq!(said(&ChallengeType::ALL, &address), "");

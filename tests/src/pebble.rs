@@ -61,6 +61,9 @@ impl Options {
     }
 }
 
+/// The name that it goes by in records for dns-persist-01.
+pub const CAA_IDENTITY: &str = "pebble.example";
+
 /// A running Pebble.
 pub struct Pebble {
     acme: Process,
@@ -89,6 +92,7 @@ impl Pebble {
             "httpPort": options.http01.port(),
             "tlsPort": options.tls_alpn01.map_or_else(ports::free, Ok)?.port(),
             "ocspResponderURL": "",
+            "caaIdentities": [CAA_IDENTITY],
             "externalAccountBindingRequired": !options.external_accounts.is_empty(),
             "externalAccountMACKeys":
                 options.external_accounts.iter().cloned().collect::<BTreeMap<_, _>>(),

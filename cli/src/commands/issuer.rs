@@ -2,13 +2,13 @@
 
 use chancery_proto::v1::{
     ChangeAccountRequest, CheckIssuerRequest, IssuerDetail, ListBudgetsRequest, ListIssuersRequest,
-    ShowIssuerRequest,
+    ShowDnsRecordsRequest, ShowIssuerRequest,
 };
-use chancery_shared::name::IssuerName;
+use chancery_shared::{name::IssuerName, wire::to_timestamp};
 
 use super::Context;
 use crate::{
-    args::{AccountCommand, IssuerCommand},
+    args::{AccountCommand, DnsRecordArgs, IssuerCommand},
     connect::answer,
     failure::{Exit, Failure},
     render::{self, json},
@@ -19,6 +19,7 @@ pub(super) async fn issuer(context: &Context<'_>, command: &IssuerCommand) -> Re
         IssuerCommand::List => list(context).await,
         IssuerCommand::Show { name } => show(context, name).await,
         IssuerCommand::Check { name } => check(context, name).await,
+        IssuerCommand::DnsRecord(args) => dns_records(context, args).await,
         IssuerCommand::Budget { name } => budget(context, name.as_ref()).await,
         IssuerCommand::Account(AccountCommand::Show { issuer }) => show(context, issuer).await,
         IssuerCommand::Account(AccountCommand::Roll { issuer }) => {
@@ -73,6 +74,27 @@ async fn check(context: &Context<'_>, name: &IssuerName) -> Result<(), Failure> 
         render::issuer::check(name.as_str(), &check, &context.view())
     })?;
     if check.problems.is_empty() { Ok(()) } else { Err(Failure::new(Exit::Failed, "")) }
+}
+
+async fn dns_records(context: &Context<'_>, args: &DnsRecordArgs) -> Result<(), Failure> {
+    let mut client = context.client().await?;
+    let request = ShowDnsRecordsRequest {
+        issuer: args.name.to_string(),
+        certificates: args.certs.iter().map(ToString::to_string).collect(),
+        identifiers: args.identifiers.iter().map(ToString::to_string).collect(),
+        wildcard: args.wildcard,
+        persist_until: args.persist_until.map(to_timestamp),
+        check: args.check,
+    };
+    let found = answer(context.check_limit(), client.show_dns_records(request)).await?;
+    context.output.answer(&json::DnsRecords::from(&found), || {
+        render::dns_record::records(&found, &context.view())
+    })?;
+    if found.records.iter().all(|record| record.missing.is_empty()) {
+        Ok(())
+    } else {
+        Err(Failure::new(Exit::Failed, ""))
+    }
 }
 
 async fn change(context: &Context<'_>, issuer: &IssuerName, change: &str) -> Result<(), Failure> {

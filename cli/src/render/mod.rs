@@ -6,6 +6,7 @@
 pub(crate) mod agent;
 pub(crate) mod budget;
 pub(crate) mod cert;
+pub(crate) mod dns_record;
 pub(crate) mod drill;
 pub(crate) mod event;
 pub(crate) mod issuer;

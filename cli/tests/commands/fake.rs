@@ -41,6 +41,7 @@ pub(crate) struct Script {
     pub(crate) revocation: Option<Revocation>,
     pub(crate) issuer: Option<IssuerDetail>,
     pub(crate) check: Option<IssuerCheck>,
+    pub(crate) dns_records: Option<ShowDnsRecordsResponse>,
     pub(crate) follow: VecDeque<Follow>,
     pub(crate) agent: Option<AgentDetail>,
     pub(crate) token: Option<CreateTokenResponse>,
@@ -236,6 +237,23 @@ impl AdminService for Service {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn show_dns_records(
+        &self,
+        request: Request<ShowDnsRecordsRequest>,
+    ) -> Answer<ShowDnsRecordsResponse> {
+        let request = request.into_inner();
+        self.note(format!(
+            "records {} {:?} {:?} wildcard={} until={:?} check={}",
+            request.issuer,
+            request.certificates,
+            request.identifiers,
+            request.wildcard,
+            request.persist_until.map(|until| until.seconds),
+            request.check,
+        ));
+        scripted(self.script.lock().unwrap().dns_records.clone())
     }
 
     async fn list_agents(&self, _: Request<ListAgentsRequest>) -> Answer<ListAgentsResponse> {

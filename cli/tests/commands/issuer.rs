@@ -94,3 +94,31 @@ async fn issuers_are_shown_as_tables_and_as_json() {
         assert!(checked.stdout.contains(part), "{part}: {}", checked.stdout);
     }
 }
+
+#[tokio::test]
+async fn records_for_the_dns_are_printed_and_checked() {
+    let record = DnsRecord {
+        name: "_validation-persist.example.org".to_owned(),
+        value: "ca.example; accounturi=https://ca.example/1".to_owned(),
+        ..DnsRecord::default()
+    };
+    let missing = DnsRecord { missing: vec!["ns1: no TXT".to_owned()], ..record.clone() };
+    for (record, code) in [(record, 0), (missing, 1)] {
+        let found = ShowDnsRecordsResponse { records: vec![record], checked: true };
+        let fake = Fake::start(Script { dns_records: Some(found), ..Script::default() });
+        let words = ["issuer", "dns-record", "main", "--check", "--identifier", "example.org"];
+        let until = ["--wildcard", "--persist-until", "2027-06-30", "-o", "json"];
+        let ended = chancery(&fake.socket, &[&words[..], &until[..]].concat()).await;
+        assert_eq!(ended.code, code, "{}", ended.stderr);
+        let shown: Value = serde_json::from_str(&ended.stdout).unwrap();
+        assert_eq!(shown["records"][0]["in_place"], code == 0);
+        let asked =
+            "records main [] [\"example.org\"] wildcard=true until=Some(1814313600) check=true";
+        assert_eq!(fake.calls(), [asked]);
+    }
+    let fake = Fake::start(Script::default());
+    let bad = ["issuer", "dns-record", "main", "--persist-until", "soon"];
+    let ended = chancery(&fake.socket, &bad).await;
+    assert_eq!(ended.code, 2, "{}", ended.stdout);
+    assert!(ended.stderr.contains("2027-06-30"), "{}", ended.stderr);
+}

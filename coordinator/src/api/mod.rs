@@ -43,6 +43,7 @@ use tower::layer::util::{Identity, Stack};
 
 use crate::{
     authority::{self, Authority},
+    challenge::dns01::Dns01,
     election::{Leadership, Transfers},
     events::Events,
     members::Peers,
@@ -100,6 +101,8 @@ pub struct Parts {
     pub transfers: Transfers,
     /// Through which CAs are asked now when to renew.
     pub ask_now: AskNow,
+    /// Asks the DNS; without it nothing does.
+    pub dns01: Option<Arc<Dns01>>,
     /// Where events are written down.
     pub events: Events,
     /// Counters.
@@ -119,6 +122,7 @@ pub struct Api {
     instance: Instance,
     transfers: Transfers,
     ask_now: AskNow,
+    dns01: Option<Arc<Dns01>>,
     events: Events,
     clock: SharedClock,
     metrics: Arc<Metrics>,
@@ -156,7 +160,7 @@ impl Api {
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { store, mirror, sealer, status, leadership, peers, instance, .. } = parts;
         let (transfers, ask_now, events) = (parts.transfers, parts.ask_now, parts.events);
-        let (metrics, clock) = (parts.metrics, parts.clock);
+        let (metrics, clock, dns01) = (parts.metrics, parts.clock, parts.dns01);
         Arc::new(Self {
             refusals: Refusals::new(events.clone(), metrics.clone(), clock.clone()),
             applying: Mutex::new(()),
@@ -171,6 +175,7 @@ impl Api {
             instance,
             transfers,
             ask_now,
+            dns01,
             events,
             clock,
             metrics,

@@ -180,6 +180,7 @@ impl Fleet {
             instance,
             transfers: transfers.clone(),
             ask_now: AskNow::default(),
+            dns01: None,
             events: events.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),

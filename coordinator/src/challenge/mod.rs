@@ -1,5 +1,6 @@
 //! Answers to challenges (RFC 8555 section 8), one module for each type.
 
 pub mod dns01;
+pub mod dns_persist01;
 pub mod http01;
 pub mod tls_alpn01;

@@ -35,9 +35,10 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use super::{
     Error,
     ca::WhileLeading,
-    jose::{AccountKey, Binding, Found, Reply, Requests},
+    jose::{AccountKey, Binding, Directory, Found, Reply, Requests},
 };
 use crate::{
+    challenge::dns_persist01::Holder,
     election::Leadership,
     record::{self, IssuerSpec, key},
     seal::{Context, Sealer},
@@ -73,6 +74,7 @@ struct Open {
 pub struct Account {
     acme: instant_acme::Account,
     key: Arc<AccountKey>,
+    former_thumbprints: Arc<[String]>,
     requests: Arc<Requests>,
 }
 
@@ -80,6 +82,16 @@ impl Account {
     /// What is at `url`, as the account sees it: POST-as-GET (RFC 8555 section 6.3).
     pub(super) async fn get(&self, url: &str) -> Result<Reply, Error> {
         self.requests.get(&self.key, self.acme.id(), url).await
+    }
+
+    /// What the CA says of itself.
+    pub(super) async fn directory(&self) -> Result<&Directory, Error> {
+        self.requests.directory().await
+    }
+
+    /// The account, as records in the DNS name it.
+    pub(super) fn holder(&self) -> Holder {
+        holder(self.acme.id(), &self.key, &self.former_thumbprints)
     }
 }
 
@@ -89,6 +101,38 @@ impl Deref for Account {
     fn deref(&self) -> &instant_acme::Account {
         &self.acme
     }
+}
+
+fn holder(url: &str, key: &AccountKey, former: &[String]) -> Holder {
+    let thumbprints = std::iter::once(key.thumbprint()).chain(former.iter().cloned());
+    Holder { url: url.to_owned(), thumbprints: thumbprints.collect() }
+}
+
+/// The account in `account`, as records in the DNS name it; `None` before the CA has confirmed it.
+pub(crate) fn holder_of(
+    sealer: &Sealer,
+    issuer: &IssuerName,
+    account: &record::Account,
+) -> Result<Option<Holder>, Error> {
+    let Some(url) = &account.url else { return Ok(None) };
+    let key = AccountKey::of(&sealer.open(&Context::account(issuer), &account.key)?)?;
+    Ok(Some(holder(url, &key, &account.former_thumbprints)))
+}
+
+/// An account that the CA has not heard of, with a key of its own.
+pub(crate) fn fresh(sealer: &Sealer, issuer: &IssuerSpec) -> Result<record::Account, Error> {
+    let (_, pkcs8) = Key::generate_pkcs8()?;
+    Ok(record::Account {
+        directory: issuer.directory.clone(),
+        key: sealer.seal(&Context::account(&issuer.name), pkcs8.secret_pkcs8_der()),
+        url: None,
+        contacts: None,
+        bound: None,
+        next_key: None,
+        former_thumbprints: Vec::new(),
+        deactivated_at: None,
+        change: None,
+    })
 }
 
 /// An account record and when it was written.
@@ -190,7 +234,8 @@ impl Accounts {
         let acme = instant_acme::Account::builder_with_http(Box::new(http))
             .from_parts(url, pkcs8, issuer.directory.clone())
             .await?;
-        let account = Account { acme, key, requests };
+        let former_thumbprints = stored.account.former_thumbprints.clone().into();
+        let account = Account { acme, key, former_thumbprints, requests };
         self.tell_contacts(leadership, issuer, stored, &account).await?;
         Ok(account)
     }
@@ -299,17 +344,7 @@ impl Accounts {
         issuer: &IssuerSpec,
         former: Option<Revision>,
     ) -> Result<Stored, Error> {
-        let (_, pkcs8) = Key::generate_pkcs8()?;
-        let account = record::Account {
-            directory: issuer.directory.clone(),
-            key: self.sealer.seal(&Context::account(&issuer.name), pkcs8.secret_pkcs8_der()),
-            url: None,
-            contacts: None,
-            bound: None,
-            next_key: None,
-            deactivated_at: None,
-            change: None,
-        };
+        let account = fresh(&self.sealer, issuer)?;
         let revision = self.write(leadership, &issuer.name, &account, former).await?;
         Ok(Stored { account, revision })
     }

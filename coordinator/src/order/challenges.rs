@@ -6,13 +6,16 @@ use chancery_shared::{
     challenge_type::ChallengeType, failpoint::crash_point, identifier::Identifier,
 };
 use instant_acme::{
-    AuthorizationHandle, AuthorizationState, AuthorizationStatus, ChallengeStatus,
-    ChallengeType as AcmeChallengeType, OrderStatus,
+    AuthorizationHandle, AuthorizationStatus, ChallengeStatus, ChallengeType as AcmeChallengeType,
+    OrderStatus,
 };
+use jiff::Timestamp;
 
 use super::{
     AnswersWith, Error,
+    account::Account,
     drive::{Drive, known},
+    persist,
 };
 use crate::{
     challenge::{
@@ -20,7 +23,7 @@ use crate::{
         tls_alpn01,
     },
     events::printable,
-    record::Challenge,
+    record::{Challenge, StandingRecord},
 };
 
 impl Drive<'_> {
@@ -31,7 +34,8 @@ impl Drive<'_> {
         let order = &self.entry.order;
         let (id, certificate) = (order.id, order.certificate.clone());
         let preferred = ChallengeType::preferred(&order.challenges);
-        let with = With { answers: &self.orders.answers_with, account: self.account.id() };
+        let now = self.orders.clock.now();
+        let with = With { answers: &self.orders.answers_with, account: self.account, now };
         let mut authorizations = known(&mut self.at_ca)?.authorizations();
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = authorization?;
@@ -39,22 +43,29 @@ impl Drive<'_> {
                 continue;
             }
             let identifier = identifier(&authorization)?;
-            let (chosen, place) = choose(&authorization, &identifier, preferred, &with).await?;
-            let Some(challenge) = authorization.challenge(acme(chosen)) else { continue };
-            if !is_token(&challenge.token) {
-                let token = printable(&challenge.token, 100);
+            let Chosen { challenge_type, place, standing } =
+                choose(&authorization, &identifier, preferred, &with).await?;
+            let Some(challenge) = authorization.challenge(acme(challenge_type)) else { continue };
+            let token = token_of(&challenge);
+            if !is_token(&token) {
+                let token = printable(&token, 100);
                 return Err(Error::BadIssuance(format!("no challenge token: {token:?}")));
             }
-            let key_authorization = challenge.key_authorization().as_str().to_owned();
+            let key_authorization = match standing {
+                None => challenge.key_authorization().as_str().to_owned(),
+                // Nobody is asked for one.
+                Some(_) => String::new(),
+            };
             let answer = Challenge {
                 order: id,
                 certificate: certificate.clone(),
                 identifier,
-                challenge_type: chosen,
+                challenge_type,
                 txt: place.map(|place| place.txt(&key_authorization)),
+                standing,
                 key_authorization,
             };
-            answers.insert(challenge.token.clone(), answer);
+            answers.insert(token, answer);
         }
         let entry = self.entry.clone();
         self.entry = self.orders.journal.present(self.leadership, entry, answers).await?;
@@ -72,7 +83,11 @@ impl Drive<'_> {
             self.present_in_dns(&presented).await?;
             crash_point("order::in-dns");
         }
-        if presented.values().any(|challenge| challenge.txt.is_none()) {
+        self.confirm_standing(&presented).await?;
+        if presented
+            .values()
+            .any(|challenge| challenge.txt.is_none() && challenge.standing.is_none())
+        {
             // The CA may ask any coordinator.
             self.orders.peers.caught_up(self.entry.revision).await;
         }
@@ -86,7 +101,7 @@ impl Drive<'_> {
             // A CA may give all challenges of an authorization the same token.
             let ours = authorization.challenges.iter().find(|challenge| {
                 presented
-                    .get(&challenge.token)
+                    .get(&token_of(challenge))
                     .is_some_and(|presented| acme(presented.challenge_type) == challenge.r#type)
             });
             let Some(ours) = ours.map(|challenge| challenge.r#type.clone()) else {
@@ -147,16 +162,43 @@ impl Drive<'_> {
             done = dns01.present(&challenges) => Ok(done?),
         }
     }
+
+    /// Looks whether what operators keep in the DNS is there, also after a former leader has.
+    async fn confirm_standing(
+        &self,
+        presented: &BTreeMap<String, Arc<Challenge>>,
+    ) -> Result<(), Error> {
+        let now = self.orders.clock.now();
+        for record in presented.values().filter_map(|challenge| challenge.standing.as_ref()) {
+            let dns01 = self.orders.answers_with.dns01.as_ref().ok_or_else(cannot_ask)?;
+            dns01.confirm(record, now).await?;
+        }
+        Ok(())
+    }
 }
 
-/// The first of the preferred challenges that is offered for `identifier` and can be answered; for
-/// DNS-01 also where.
+/// What is to be answered, and with what.
+struct Chosen {
+    challenge_type: ChallengeType,
+    /// Where, for DNS-01.
+    place: Option<Place>,
+    /// What has to be there already, for dns-persist-01.
+    standing: Option<StandingRecord>,
+}
+
+impl Chosen {
+    fn served(challenge_type: ChallengeType) -> Self {
+        Self { challenge_type, place: None, standing: None }
+    }
+}
+
+/// The first of the preferred challenges that is offered for `identifier` and can be answered.
 async fn choose(
-    authorization: &AuthorizationState,
+    authorization: &AuthorizationHandle<'_>,
     identifier: &Identifier,
     preferred: &[ChallengeType],
     with: &With<'_>,
-) -> Result<(ChallengeType, Option<Place>), Error> {
+) -> Result<Chosen, Error> {
     let allowed: Vec<ChallengeType> =
         preferred.iter().copied().filter(|allowed| allowed.can_validate(identifier)).collect();
     let mut passed_over: Option<Error> = None;
@@ -166,9 +208,9 @@ async fn choose(
             continue;
         }
         match challenge_type {
-            ChallengeType::Http01 => return Ok((ChallengeType::Http01, None)),
+            ChallengeType::Http01 => return Ok(Chosen::served(ChallengeType::Http01)),
             ChallengeType::TlsAlpn01 if with.answers.tls_alpn01 => {
-                return Ok((ChallengeType::TlsAlpn01, None));
+                return Ok(Chosen::served(ChallengeType::TlsAlpn01));
             }
             // The next challenge is there for what cannot be answered.
             ChallengeType::TlsAlpn01 => {
@@ -176,11 +218,28 @@ async fn choose(
             }
             ChallengeType::Dns01 | ChallengeType::DnsAccount01 => {
                 match with.place(*challenge_type, identifier).await {
-                    Ok(place) => return Ok((*challenge_type, Some(place))),
+                    Ok(place) => {
+                        return Ok(Chosen {
+                            place: Some(place),
+                            ..Chosen::served(*challenge_type)
+                        });
+                    }
                     Err(error @ dns01::Error::NoProvider { .. }) => {
                         passed_over.get_or_insert(error.into());
                     }
                     Err(error) => return Err(error.into()),
+                }
+            }
+            ChallengeType::DnsPersist01 => {
+                match with.standing(authorization.url(), identifier).await {
+                    Ok(record) => {
+                        let standing = Some(record);
+                        return Ok(Chosen { standing, ..Chosen::served(*challenge_type) });
+                    }
+                    Err(error @ Error::Dns(dns01::Error::NotStanding { .. })) => {
+                        passed_over.get_or_insert(error);
+                    }
+                    Err(error) => return Err(error),
                 }
             }
         }
@@ -199,8 +258,8 @@ async fn choose(
 /// What challenges are answered with, and for whom.
 struct With<'a> {
     answers: &'a AnswersWith,
-    /// The account's URL.
-    account: &'a str,
+    account: &'a Account,
+    now: Timestamp,
 }
 
 impl With<'_> {
@@ -210,7 +269,7 @@ impl With<'_> {
         identifier: &Identifier,
     ) -> Result<Place, dns01::Error> {
         let owner = match challenge_type {
-            ChallengeType::DnsAccount01 => Owner::Account(self.account),
+            ChallengeType::DnsAccount01 => Owner::Account(self.account.id()),
             _ => Owner::Everybody,
         };
         let Some(dns01) = &self.answers.dns01 else {
@@ -219,6 +278,27 @@ impl With<'_> {
             return Err(dns01::Error::NoProvider { identifier, name, known });
         };
         dns01.place(owner, identifier).await
+    }
+
+    /// What has to stand in the DNS, and does.
+    async fn standing(&self, url: &str, identifier: &Identifier) -> Result<StandingRecord, Error> {
+        let record = persist::standing(self.account, url, identifier).await?;
+        let dns01 = self.answers.dns01.as_ref().ok_or_else(cannot_ask)?;
+        dns01.confirm(&record, self.now).await?;
+        Ok(record)
+    }
+}
+
+fn cannot_ask() -> Error {
+    Error::BadIssuer("this coordinator cannot ask the DNS".to_owned())
+}
+
+/// What a challenge stands under in the journal.
+fn token_of(challenge: &instant_acme::Challenge) -> String {
+    if challenge.r#type == acme(ChallengeType::DnsPersist01) {
+        persist::token(&challenge.url)
+    } else {
+        challenge.token.clone()
     }
 }
 
@@ -239,7 +319,9 @@ fn acme(challenge_type: ChallengeType) -> AcmeChallengeType {
     match challenge_type {
         ChallengeType::Http01 => AcmeChallengeType::Http01,
         ChallengeType::Dns01 => AcmeChallengeType::Dns01,
-        ChallengeType::DnsAccount01 => AcmeChallengeType::Unknown(challenge_type.to_string()),
+        ChallengeType::DnsAccount01 | ChallengeType::DnsPersist01 => {
+            AcmeChallengeType::Unknown(challenge_type.to_string())
+        }
         ChallengeType::TlsAlpn01 => AcmeChallengeType::TlsAlpn01,
     }
 }

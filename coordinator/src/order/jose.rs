@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use aws_lc_rs::{
-    hmac,
+    digest, hmac,
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
 };
@@ -50,6 +50,10 @@ pub struct Meta {
     pub website: Option<String>,
     /// The names that CAA records (RFC 8659) allow it by.
     pub caa_identities: Vec<String>,
+    /// The names that records for dns-persist-01 may have (draft-ietf-acme-dns-persist section 3.2).
+    pub issuer_domain_names: Vec<String>,
+    /// What hashed account URIs begin with (section 4.1 there).
+    pub account_hash_prefix: Option<String>,
 }
 
 /// The key of an account: ECDSA P-256.
@@ -64,6 +68,17 @@ impl AccountKey {
             EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.expose_secret())
                 .map_err(|_| Error::Crypto("the account key cannot be read".to_owned()))?;
         Ok(Self { pair })
+    }
+
+    /// The thumbprint of the public key (RFC 7638), in base64url.
+    pub(super) fn thumbprint(&self) -> String {
+        let jwk = self.jwk();
+        // The members in their order, without white space (section 3).
+        let canonical = format!(
+            r#"{{"crv":{},"kty":{},"x":{},"y":{}}}"#,
+            jwk["crv"], jwk["kty"], jwk["x"], jwk["y"]
+        );
+        encode(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref())
     }
 
     /// The public key (RFC 7517).
@@ -375,6 +390,16 @@ mod tests {
         assert_eq!(header, json!({"alg": "ES256", "url": "u"}));
         // POST-as-GET has an empty payload (RFC 8555 section 6.3).
         assert_eq!(key.sign(json!({}), None).unwrap()["payload"], "");
+    }
+
+    #[test]
+    fn a_thumbprint_is_over_the_members_in_their_order() {
+        let key = key();
+        let thumbprint = key.thumbprint();
+        assert_eq!(BASE64_URL_SAFE_NO_PAD.decode(&thumbprint).unwrap().len(), 32);
+        let sorted: BTreeMap<String, Value> = serde_json::from_value(key.jwk()).unwrap();
+        let canonical = serde_json::to_vec(&sorted).unwrap();
+        assert_eq!(thumbprint, encode(digest::digest(&digest::SHA256, &canonical).as_ref()));
     }
 
     #[test]

@@ -47,6 +47,7 @@ pub mod jose;
 pub mod journal;
 mod keys;
 mod patience;
+mod persist;
 mod refuses;
 mod replaces;
 mod revoke;

@@ -178,6 +178,7 @@ async fn an_answer_that_another_order_has_presented_since_stays() {
         key_authorization: "answer".to_owned(),
         challenge_type: chancery_shared::challenge_type::ChallengeType::Http01,
         txt: None,
+        standing: None,
     };
     let answers = [(token.to_owned(), answer(entry.order.id))].into();
     let entry = journal.present(&world.leadership, entry, answers).await.unwrap();

@@ -28,6 +28,10 @@ pub struct Account {
     /// of it: from then on either of the two may be the one that it knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_key: Option<Sealed>,
+    /// The JWK thumbprints (RFC 7638) of the keys that it had before, the latest first: what stands
+    /// in the DNS may have been made with them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_thumbprints: Vec<String>,
     /// When the CA has deactivated it, as an operator wanted. It is of no use any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deactivated_at: Option<Timestamp>,
@@ -54,6 +58,8 @@ pub struct AccountChange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AccountDeed {
+    /// It is made, before an order needs it (RFC 8555 section 7.3).
+    Create,
     /// It gets another key (RFC 8555 section 7.3.5).
     Roll,
     /// It is given up for good (RFC 8555 section 7.3.6).
@@ -64,6 +70,7 @@ impl AccountDeed {
     /// Its name for operators.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Create => "create",
             Self::Roll => "roll",
             Self::Deactivate => "deactivate",
         }

@@ -39,7 +39,7 @@ pub use certificate::{
 pub use event::{Event, EventKind};
 pub use member::{Instance, Member};
 pub use next_key::NextKey;
-pub use order::{Challenge, Order, Stage, TxtRecord};
+pub use order::{Challenge, Order, Stage, StandingRecord, TxtRecord};
 pub use renewal_info::RenewalInfo;
 pub use revocation::{Revocation, RevocationEnd, Revoked};
 

@@ -149,6 +149,10 @@ pub struct Challenge {
     /// the values that stand here are ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub txt: Option<TxtRecord>,
+    /// The TXT record that answers it, if it is a dns-persist-01 challenge. Operators set that; it is never
+    /// touched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<StandingRecord>,
 }
 
 /// One value of a TXT record (RFC 8555 section 8.4), and who keeps it.
@@ -163,6 +167,20 @@ pub struct TxtRecord {
     pub name: String,
     /// The value.
     pub value: String,
+}
+
+/// A TXT record that has to stand in the DNS before the CA is told (draft-ietf-acme-dns-persist).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandingRecord {
+    /// Its name: `_validation-persist` and the domain.
+    pub name: String,
+    /// The names that the CA goes by: any of them will do.
+    pub issuers: Vec<String>,
+    /// The URIs of the account, of which any will do.
+    pub account_uris: Vec<String>,
+    /// Whether wildcards have to be allowed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wildcard: bool,
 }
 
 impl Record for Challenge {

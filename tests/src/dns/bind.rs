@@ -3,18 +3,19 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
 
 use super::{TsigKey, txt, zone_file};
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::{ports, tools, wait};
 
 /// A running `named`.
 pub struct Bind {
     process: Process,
+    folder: PathBuf,
     address: SocketAddr,
     key: TsigKey,
 }
@@ -58,7 +59,8 @@ impl Bind {
         process
             .wait_until("BIND's first answer", wait::SOON, async || txt(address, first).await)
             .await?;
-        Ok(Self { process, address, key })
+        let folder = folder.to_owned();
+        Ok(Self { process, folder, address, key })
     }
 
     /// Where it answers, and takes updates.
@@ -74,6 +76,22 @@ impl Bind {
     /// The TXT values at a name.
     pub async fn txt(&self, name: &str) -> Result<Vec<String>> {
         txt(self.address, name).await
+    }
+
+    /// Makes these the TXT values at a name, as an operator would with `nsupdate`.
+    pub async fn set_txt(&self, name: &str, values: &[&str]) -> Result<()> {
+        let server = format!("{} {}", self.address.ip(), self.address.port());
+        let mut script = format!("server {server}\nupdate delete {name}. TXT\n");
+        for value in values {
+            writeln!(script, "update add {name}. 60 TXT \"{value}\"")?;
+        }
+        script.push_str("send\n");
+        let path = self.folder.join("nsupdate");
+        fs::write(&path, script)?;
+        let mut command = Command::new(tools::tool("nsupdate")?);
+        command.arg("-k").arg(self.key.write(&self.folder)?).arg(&path);
+        process::run(&mut command, wait::SOON).await?.success()?;
+        Ok(())
     }
 
     /// The process, to pause it.

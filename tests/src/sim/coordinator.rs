@@ -131,6 +131,7 @@ async fn open_door(world: &World, place: &Place, parts: Parts, shutdown: Cancell
         leadership,
         transfers,
         ask_now,
+        dns01: None,
         peers,
         instance,
         events,

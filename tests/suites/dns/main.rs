@@ -6,6 +6,7 @@ mod bad_input;
 mod clouds;
 mod crash;
 mod delegation;
+mod persist;
 mod providers;
 mod rfc2136;
 mod stage;

@@ -8,6 +8,7 @@
 mod agent;
 mod budget;
 mod cert;
+mod dns_record;
 mod drill;
 mod issuer;
 mod lease;
@@ -22,6 +23,7 @@ pub(crate) use self::{
     agent::{AgentDetail, Agents, Removal, Token},
     budget::Budgets,
     cert::{CertificateDetail, Certificates, Progress, Renewal, RevocationOf},
+    dns_record::DnsRecords,
     drill::{DrillPlan, DrillReport},
     issuer::{Issuer, IssuerCheck, Issuers},
     lease::{Lease, Transfer},

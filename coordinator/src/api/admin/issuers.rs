@@ -8,9 +8,8 @@ use tonic::Status;
 
 use super::{super::Api, name, not_found};
 use crate::{
-    order::ca,
+    order::{account, ca},
     record::{self, Account, AccountChange, AccountDeed, EventKind, IssuerSpec, key},
-    store::Batch,
 };
 
 impl Api {
@@ -71,36 +70,56 @@ impl Api {
     ) -> Result<IssuerDetail, Status> {
         let issuer: IssuerName = name(&request.issuer)?;
         let leadership = self.lead().await?;
-        if self.get::<IssuerSpec>(&key::issuer(&issuer)).await?.is_none() {
+        let Some((spec, _)) = self.get::<IssuerSpec>(&key::issuer(&issuer)).await? else {
             return Err(not_found("issuer", &issuer));
-        }
-        let at = key::account(&issuer);
-        let Some((account, revision)) = self.get::<Account>(&at).await? else {
-            return Err(Status::failed_precondition(format!(
-                "there is no account at issuer {issuer} yet; it is made for the first order"
-            )));
         };
-        let batch = leadership.batch().unchanged(&*at, Some(revision));
-        let (batch, what) = match request.change.as_str() {
-            "create" => (created(&issuer, &account, batch, &at)?, "another account"),
-            "roll" => (
-                wished(&account, AccountDeed::Roll, self.clock.now(), who, batch, &at)?,
-                "another key for the account",
-            ),
-            "deactivate" => (
-                wished(&account, AccountDeed::Deactivate, self.clock.now(), who, batch, &at)?,
-                "the end of the account",
-            ),
+        let at = key::account(&issuer);
+        let stored = self.get::<Account>(&at).await?;
+        let revision = stored.as_ref().map(|(_, revision)| *revision);
+        let stored = stored.map(|(account, _)| account);
+        let (deed, what) = match request.change.as_str() {
+            "create" => (AccountDeed::Create, "an account"),
+            "roll" => (AccountDeed::Roll, "another key for the account"),
+            "deactivate" => (AccountDeed::Deactivate, "the end of the account"),
             other => {
                 return Err(Status::invalid_argument(format!(
-                    "{other:?} cannot be done to an account: use roll, deactivate or create"
+                    "{other:?} cannot be done to an account: use create, roll or deactivate"
                 )));
             }
         };
+        let account = match deed {
+            AccountDeed::Create => self.to_create(&spec, stored)?,
+            AccountDeed::Roll | AccountDeed::Deactivate => to_change(&issuer, stored, deed)?,
+        };
+        let (requested_at, requested_by) = (self.clock.now(), who.to_owned());
+        let change = AccountChange { what: deed, requested_at, requested_by, ended: None };
+        let account = Account { change: Some(change), ..account };
+        let batch = leadership.batch().unchanged(&*at, revision);
+        let batch = batch.put(&at, record::encode(&account));
         self.commit(batch).await?;
         let message = format!("{who} asked for {what}");
         self.events.record(EventKind::AccountChangeRequested, issuer.as_str(), message);
         self.account_changed(&issuer).await
+    }
+
+    /// The account that is to be made: one that the CA has not confirmed yet, or a fresh one in
+    /// place of what is of no use.
+    fn to_create(&self, issuer: &IssuerSpec, stored: Option<Account>) -> Result<Account, Status> {
+        match stored {
+            Some(account)
+                if account.deactivated_at.is_none() && account.directory == issuer.directory =>
+            {
+                if account.url.is_some() {
+                    return Err(Status::failed_precondition(format!(
+                        "the account at issuer {} is in use; deactivate it before you make another",
+                        issuer.name
+                    )));
+                }
+                Ok(account)
+            }
+            _ => account::fresh(&self.sealer, issuer)
+                .map_err(|error| Status::internal(error.to_string())),
+        }
     }
 
     /// The issuer, once nothing is left to be done to its account, or after a while.
@@ -123,15 +142,18 @@ impl Api {
     }
 }
 
-/// The account record with a wish in it.
-fn wished(
-    account: &Account,
+/// The account that something is to be done to.
+fn to_change(
+    issuer: &IssuerName,
+    account: Option<Account>,
     what: AccountDeed,
-    now: jiff::Timestamp,
-    who: &str,
-    batch: Batch,
-    at: &str,
-) -> Result<Batch, Status> {
+) -> Result<Account, Status> {
+    let Some(account) = account else {
+        return Err(Status::failed_precondition(format!(
+            "there is no account at issuer {issuer} yet; it is made for the first order, or with \
+             chancery issuer account create {issuer}"
+        )));
+    };
     if account.deactivated_at.is_some() {
         return Err(Status::failed_precondition("the account was deactivated already"));
     }
@@ -147,25 +169,7 @@ fn wished(
             pending.what.name()
         )));
     }
-    let requested_by = who.to_owned();
-    let change = AccountChange { what, requested_at: now, requested_by, ended: None };
-    let account = Account { change: Some(change), ..account.clone() };
-    Ok(batch.put(at, record::encode(&account)))
-}
-
-/// What is deactivated is forgotten, so that the next order makes another.
-fn created(
-    issuer: &IssuerName,
-    account: &Account,
-    batch: Batch,
-    at: &str,
-) -> Result<Batch, Status> {
-    if account.deactivated_at.is_none() {
-        return Err(Status::failed_precondition(format!(
-            "the account at issuer {issuer} is in use; deactivate it before you make another"
-        )));
-    }
-    Ok(batch.delete(at))
+    Ok(account)
 }
 
 const DEACTIVATED: &str = "deactivated";

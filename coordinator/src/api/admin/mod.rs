@@ -11,8 +11,9 @@ use chancery_proto::v1::{
     ListIssuersRequest, ListIssuersResponse, RemoveAgentRequest, RemoveAgentResponse,
     RenewCertificateRequest, RenewCertificateResponse, Revocation, RevokeCertificateRequest,
     RotateSealRequest, RotateSealResponse, SealDetail, ShowAgentRequest, ShowCertificateRequest,
-    ShowIssuerRequest, ShowLeaseRequest, ShowSealRequest, StatusRequest, StatusResponse,
-    TransferLeaseRequest, TransferLeaseResponse, admin_service_server::AdminService,
+    ShowDnsRecordsRequest, ShowDnsRecordsResponse, ShowIssuerRequest, ShowLeaseRequest,
+    ShowSealRequest, StatusRequest, StatusResponse, TransferLeaseRequest, TransferLeaseResponse,
+    admin_service_server::AdminService,
 };
 use chancery_shared::{name::IssuerName, wire::to_timestamp};
 use futures_util::Stream;
@@ -25,6 +26,7 @@ use crate::record;
 mod agents;
 mod apply;
 mod certificates;
+mod dns_records;
 mod drill;
 mod issuers;
 mod lease;
@@ -143,6 +145,13 @@ impl AdminService for Admin {
             .undisturbed(|| self.api.change_account(request.get_ref(), &who))
             .await
             .map(Response::new)
+    }
+
+    async fn show_dns_records(
+        &self,
+        request: Request<ShowDnsRecordsRequest>,
+    ) -> Result<Response<ShowDnsRecordsResponse>, Status> {
+        self.api.dns_records(request.get_ref()).await.map(Response::new)
     }
 
     async fn list_agents(

@@ -118,6 +118,7 @@ async fn a_deleted_certificate_takes_everything_along_but_its_generation() {
         key_authorization: "x".to_owned(),
         challenge_type: chancery_shared::challenge_type::ChallengeType::Http01,
         txt: None,
+        standing: None,
     };
     fleet.put(key::challenge("token-1"), &challenge).await;
     for certificate in [&www, &mail] {

@@ -176,6 +176,7 @@ async fn a_mirror_that_lags_frightens_no_agent_away() {
         instance: crate::record::Instance::random(),
         transfers: fleet.transfers.clone(),
         ask_now: crate::renewal_info::AskNow::default(),
+        dns01: None,
         events: fleet.events.clone(),
         metrics: fleet.metrics.clone(),
         clock: fleet.clock.clone(),

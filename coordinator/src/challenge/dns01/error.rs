@@ -75,6 +75,19 @@ pub enum Error {
         /// Which server answers what.
         missing: String,
     },
+    /// A record that an operator has to set does not stand on all authoritative name servers.
+    #[error(
+        "the TXT record {name} does not prove it ({missing}): set it, once, to \"{value}\", beside \
+         any others, or allow another challenge"
+    )]
+    NotStanding {
+        /// Its name.
+        name: String,
+        /// What it has to be.
+        value: String,
+        /// Which server answers what.
+        missing: String,
+    },
 }
 
 impl Error {
@@ -91,6 +104,7 @@ impl Error {
                 Failure::Unavailable(_) => "dns-unavailable",
             },
             Self::NotVisible { .. } => "dns-propagation",
+            Self::NotStanding { .. } => "dns-persist",
         }
     }
 

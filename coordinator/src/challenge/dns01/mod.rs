@@ -40,10 +40,12 @@ mod lookup;
 mod propagation;
 mod provider;
 pub mod providers;
+mod standing;
 mod sweep;
 
 pub use error::Error;
 pub use provider::{Failure, Provider, Txt};
+pub use standing::Look;
 pub use sweep::Sweeper;
 
 use self::{

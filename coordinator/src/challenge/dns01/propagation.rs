@@ -127,6 +127,18 @@ impl Propagation {
         }
     }
 
+    /// What every server has at `name`, asked now.
+    pub(super) async fn ask_all(
+        &self,
+        place: &Awaited,
+        name: &str,
+    ) -> Result<Vec<(String, Answer)>, Error> {
+        let servers = self.servers(place).await?;
+        let questions = servers.into_iter().map(|server| (name.to_owned(), server));
+        let asked = stream::iter(questions).map(ask).buffer_unordered(QUESTIONS_AT_ONCE);
+        Ok(asked.map(|(_, server, answer)| (server, answer)).collect().await)
+    }
+
     async fn servers(&self, place: &Awaited) -> Result<Vec<NameServer>, Error> {
         if place.servers.is_empty() {
             return self.lookup.name_servers(&place.zone).await;
@@ -170,7 +182,7 @@ async fn look(servers: &[NameServer], round: &Round) {
 }
 
 /// The values at a name, or why there is no answer.
-type Answer = Result<Vec<String>, String>;
+pub(super) type Answer = Result<Vec<String>, String>;
 
 /// What is missing of `value`, one sentence for each server.
 fn missing(answers: &[(String, Answer)], value: &str) -> Vec<String> {

@@ -43,8 +43,11 @@ impl Orders {
         };
         let (deed, by) = (change.what, &change.requested_by);
         let message = match change.ended.and_then(|ended| ended.refused) {
-            None if deed == AccountDeed::Roll => format!("the account has another key ({by})"),
-            None => format!("the account is deactivated ({by})"),
+            None => match deed {
+                AccountDeed::Create => format!("the CA has the account ({by})"),
+                AccountDeed::Roll => format!("the account has another key ({by})"),
+                AccountDeed::Deactivate => format!("the account is deactivated ({by})"),
+            },
             Some(said) => format!("the CA did not {} the account ({by}): {said}", deed.name()),
         };
         self.events.record(EventKind::AccountChanged, issuer.name.as_str(), message);
@@ -75,12 +78,15 @@ impl Accounts {
         // Whatever comes of it, nobody goes on with the key of before without a look.
         slot.take();
         let done = match change.what {
+            AccountDeed::Create => self.restore_or_create(leadership, issuer).await.map(|_| stored),
             AccountDeed::Roll => self.roll(leadership, issuer, stored).await,
             AccountDeed::Deactivate => self.deactivate(leadership, issuer, stored, now()).await,
         };
         let refused = match done {
             Ok(_) => None,
-            Err(Error::Rejected { message, .. }) => Some(printable(&message, MOST_TOLD)),
+            Err(Error::Rejected { message, .. } | Error::AccountBinding(message)) => {
+                Some(printable(&message, MOST_TOLD))
+            }
             Err(error) => return Err(error),
         };
         let Some(Stored { account, revision }) = self.stored(&issuer.name).await? else {
@@ -129,6 +135,8 @@ impl Accounts {
         account.next_key = None;
         match changed {
             Ok(()) => {
+                let before = AccountKey::of(&old)?.thumbprint();
+                account.former_thumbprints.insert(0, before);
                 account.key = self.sealer.seal(&Context::account(name), next.expose_secret());
                 let revision = self.write(leadership, name, &account, Some(revision)).await?;
                 tracing::info!(issuer = %name, account = url, "the account has another key");

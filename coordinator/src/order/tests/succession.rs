@@ -124,6 +124,7 @@ async fn challenges_of_orders_that_are_no_more_are_swept() {
         challenge_type: chancery_shared::challenge_type::ChallengeType::Http01,
         key_authorization: "answer".to_owned(),
         txt: None,
+        standing: None,
     };
     for token in ["a_token_of_nobody_at_all-1", "a_token_of_nobody_at_all-2"] {
         world.put(key::challenge(token), &stray).await;

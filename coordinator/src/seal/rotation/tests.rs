@@ -70,6 +70,7 @@ impl Scene {
             contacts: None,
             bound: None,
             next_key: None,
+            former_thumbprints: Vec::new(),
             deactivated_at: None,
             change: None,
         };

@@ -148,6 +148,7 @@ mod tests {
             contacts: None,
             bound: None,
             next_key: None,
+            former_thumbprints: Vec::new(),
             deactivated_at: None,
             change: None,
         };

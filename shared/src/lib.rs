@@ -6,6 +6,7 @@
 //! | [`identifier`] | ACME identifiers (RFC 8555 section 9.7.7) |
 //! | [`challenge_type`] | the challenges that can be asked for |
 //! | [`number`] | epochs and generations |
+//! | [`maintenance`] | when something may be done, by the clock on the wall |
 //! | [`key_type`] | the key algorithms that can be asked for |
 //! | [`clock`] | the one place that looks at a clock |
 //! | [`secret`] | bytes that are wiped and never printed |
@@ -27,6 +28,7 @@ pub mod failpoint;
 pub mod identifier;
 pub mod join_token;
 pub mod key_type;
+pub mod maintenance;
 pub mod name;
 pub mod number;
 pub mod retry;

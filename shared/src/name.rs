@@ -95,6 +95,10 @@ name! {
     IssuerName, "issuer name"
 }
 name! {
+    /// The name of a time in which nothing is renewed.
+    FreezeName, "freeze name"
+}
+name! {
     /// The name of a coordinator node.
     NodeName, "node name"
 }

@@ -188,6 +188,7 @@ impl World {
             issuers: vec!["ca".parse().unwrap()],
             challenges: Vec::new(),
             labels: Labels::default(),
+            renew: None,
         };
         self.certificates.push(Certificate {
             spec,
@@ -316,7 +317,13 @@ impl World {
     fn turn(&mut self, i: usize, now: i64) {
         let time = at(now);
         let Certificate { spec, state, info, .. } = &self.certificates[i];
-        let facts = Facts { spec, state: Some(state), order: None, renewal_info: info.as_ref() };
+        let facts = Facts {
+            spec,
+            state: Some(state),
+            order: None,
+            renewal_info: info.as_ref(),
+            freezes: &[],
+        };
         let decision = decide(&facts, time);
         if !decision.is_due(time) {
             let due = decision.due.as_second() - EPOCH;

@@ -14,8 +14,9 @@ use crate::{
 pub(super) async fn apply(context: &Context<'_>, args: &ApplyArgs) -> Result<(), Failure> {
     let output = context.output;
     let loaded = files::load(&args.files)?;
+    let desired = &loaded.desired;
     let nothing_declared =
-        loaded.desired.issuers.is_empty() && loaded.desired.certificates.is_empty();
+        desired.issuers.is_empty() && desired.certificates.is_empty() && desired.freezes.is_empty();
     if args.prune && args.yes && nothing_declared {
         // More often a template that came out empty than a wish.
         return Err(Failure::usage(

@@ -15,7 +15,7 @@ use toml::de::DeTable;
 use tonic::transport::Uri;
 
 use super::{
-    Findings, Place, Problem, external_account,
+    Findings, Place, Problem, external_account, renew,
     table::{Table, Text},
 };
 
@@ -57,9 +57,7 @@ pub(super) fn issuer(table: &Table<'_>, findings: &mut Findings) {
 /// Reads one `[[certificate]]`.
 pub(super) fn certificate(table: &Table<'_>, findings: &mut Findings) {
     let problems = &mut findings.problems;
-    let known =
-        ["name", "identifiers", "key_type", "key", "profile", "issuers", "challenges", "labels"];
-    table.refuse_unknown_keys(&known, problems);
+    table.refuse_unknown_keys(&CERTIFICATE_KEYS, problems);
     let name = table.required_text("name", "\"www\"", problems);
     let name = name.and_then(|text| parsed::<CertName>(table, "name", text, problems));
     let challenges = check_challenges(table, problems);
@@ -78,6 +76,7 @@ pub(super) fn certificate(table: &Table<'_>, findings: &mut Findings) {
         .map(|(issuer, _)| issuer.to_string())
         .collect();
     let labels = check_labels(table, problems);
+    let renew = renew::times(table, problems).or_else(|| findings.renew.clone());
     let Some((name, text)) = name else { return };
     if table
         .value("labels")
@@ -98,6 +97,7 @@ pub(super) fn certificate(table: &Table<'_>, findings: &mut Findings) {
         issuers,
         challenges: challenges.iter().map(ToString::to_string).collect(),
         labels,
+        renew,
     };
     let entry = ("certificate", table, &text);
     keep(&mut findings.certificates, entry, spec.name.clone(), spec, problems);
@@ -114,7 +114,7 @@ fn limits(table: &Table<'_>, problems: &mut Vec<Problem>) -> BTreeMap<String, St
 }
 
 /// Keeps `spec` unless its name is taken.
-fn keep<T>(
+pub(super) fn keep<T>(
     taken: &mut BTreeMap<String, (Place, T)>,
     (kind, table, text): (&str, &Table<'_>, &Text),
     name: String,
@@ -131,7 +131,7 @@ fn keep<T>(
 }
 
 /// `text` as a `T`, with the text for its place.
-fn parsed<T: FromStr<Err: fmt::Display>>(
+pub(super) fn parsed<T: FromStr<Err: fmt::Display>>(
     table: &Table<'_>,
     key: &str,
     text: Text,
@@ -194,7 +194,10 @@ fn check_identifiers(
     identifiers
 }
 
-fn check_labels(table: &Table<'_>, problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
+pub(super) fn check_labels(
+    table: &Table<'_>,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
     for (key, text) in table.map("labels", problems) {
         match Labels::new([(key.as_str(), text.value.as_str())]) {
@@ -210,7 +213,12 @@ fn check_labels(table: &Table<'_>, problems: &mut Vec<Problem>) -> BTreeMap<Stri
     labels
 }
 
-fn refuse_repetitions(table: &Table<'_>, key: &str, texts: &[Text], problems: &mut Vec<Problem>) {
+pub(super) fn refuse_repetitions(
+    table: &Table<'_>,
+    key: &str,
+    texts: &[Text],
+    problems: &mut Vec<Problem>,
+) {
     for (i, text) in texts.iter().enumerate() {
         if texts[..i].iter().any(|earlier| earlier.value == text.value) {
             let message = "this stands in the list already; leave one out".to_owned();
@@ -314,6 +322,17 @@ fn preferred_chain(table: &Table<'_>, problems: &mut Vec<Problem>) -> String {
     text.value
 }
 
+const CERTIFICATE_KEYS: [&str; 9] = [
+    "name",
+    "identifiers",
+    "key_type",
+    "key",
+    "profile",
+    "issuers",
+    "challenges",
+    "labels",
+    "renew",
+];
 const ISSUER_KEYS: [&str; 8] = [
     "name",
     "directory",

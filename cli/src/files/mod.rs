@@ -11,6 +11,7 @@
 mod check;
 mod external_account;
 mod problem;
+mod renew;
 mod table;
 
 use std::{
@@ -29,7 +30,7 @@ use crate::failure::Failure;
 /// What the files say, and what looks like an oversight in them.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
-    /// Issuers and certificates in order of their names.
+    /// Issuers, certificates and freezes in order of their names.
     pub(crate) desired: DesiredState,
     /// Not wrong, but seldom meant.
     pub(crate) warnings: Vec<Problem>,
@@ -65,6 +66,9 @@ struct Findings {
     warnings: Vec<Problem>,
     issuers: BTreeMap<String, (Place, chancery_proto::v1::IssuerSpec)>,
     certificates: BTreeMap<String, (Place, chancery_proto::v1::CertificateSpec)>,
+    freezes: BTreeMap<String, (Place, chancery_proto::v1::Freeze)>,
+    /// What the file that is being read says for those of its certificates that say nothing.
+    renew: Option<chancery_proto::v1::RenewTimes>,
 }
 
 impl Findings {
@@ -73,6 +77,7 @@ impl Findings {
             desired: DesiredState {
                 issuers: self.issuers.into_values().map(|(_, spec)| spec).collect(),
                 certificates: self.certificates.into_values().map(|(_, spec)| spec).collect(),
+                freezes: self.freezes.into_values().map(|(_, freeze)| freeze).collect(),
             },
             warnings: self.warnings,
         }
@@ -132,10 +137,9 @@ fn read(document: &Document<'_>, findings: &mut Findings) {
     }
     let first_problem = findings.problems.len();
     let table = Table::root(document, root.get_ref());
-    table.refuse_unknown_keys(&["issuer", "certificate"], &mut findings.problems);
-    for (kind, read_one) in
-        [("issuer", check::issuer as ReadOne), ("certificate", check::certificate)]
-    {
+    table.refuse_unknown_keys(&ROOT_KEYS, &mut findings.problems);
+    findings.renew = renew::times(&table, &mut findings.problems);
+    for (kind, read_one) in KINDS {
         let Some(value) = table.value(kind) else { continue };
         let Some(entries) = value.get_ref().as_array() else {
             findings.problems.push(table.problem(
@@ -158,6 +162,10 @@ fn read(document: &Document<'_>, findings: &mut Findings) {
 }
 
 type ReadOne = fn(&Table<'_>, &mut Findings);
+
+const ROOT_KEYS: [&str; 4] = ["renew", "issuer", "certificate", "freeze"];
+const KINDS: [(&str, ReadOne); 3] =
+    [("issuer", check::issuer), ("certificate", check::certificate), ("freeze", renew::freeze)];
 
 #[cfg(test)]
 mod tests;

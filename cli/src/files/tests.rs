@@ -82,6 +82,103 @@ fn files_and_directories_merge() {
 }
 
 #[test]
+fn windows_and_freezes_are_read() {
+    let file = r#"
+renew = { windows = ["mon-fri 02:00-05:00"], time_zone = "Europe/Berlin", jitter = "90m" }
+
+[[certificate]]
+name = "mail"
+identifiers = ["mail.example.org"]
+issuers = ["a"]
+labels.role = "mail"
+renew = {}
+
+[[certificate]]
+name = "www"
+identifiers = ["www.example.org"]
+issuers = ["a"]
+labels.role = "web"
+
+[[freeze]]
+name = "year-end"
+from = "2026-12-18"
+to = "2027-01-03"
+time_zone = "Europe/Berlin"
+reason = "nobody is there"
+labels.role = "web"
+
+[[freeze]]
+name = "move"
+from = "2026-12-01 18:00"
+to = "2026-12-01T20:30:00Z"
+"#;
+    let other = "[[certificate]]\nname = \"api\"\nidentifiers = [\"api.example.org\"]\n\
+                 issuers = [\"a\"]\nlabels.role = \"web\"\n";
+    let loaded = Folder::new(&[("a.toml", file), ("b.toml", other)]);
+    let loaded = loaded.load(&["a.toml", "b.toml"]).unwrap();
+    let certificates = &loaded.desired.certificates;
+    // The default is the file's own.
+    assert_eq!(certificates[0].renew, None);
+    assert!(certificates[1].renew.as_ref().unwrap().windows.is_empty());
+    let www = certificates[2].renew.as_ref().unwrap();
+    assert_eq!(www.windows, ["Mon-Fri 02:00-05:00"]);
+    assert_eq!((www.time_zone.as_str(), www.jitter.unwrap().seconds), ("Europe/Berlin", 5400));
+    let freezes = &loaded.desired.freezes;
+    let time = |time| chancery_shared::wire::from_timestamp(time).unwrap().to_string();
+    let times = |i: usize| (time(freezes[i].from.as_ref()), time(freezes[i].to.as_ref()));
+    assert_eq!(freezes[0].name, "move");
+    assert_eq!(times(0), ("2026-12-01T18:00:00Z".into(), "2026-12-01T20:30:00Z".into()));
+    assert_eq!(times(1), ("2026-12-17T23:00:00Z".into(), "2027-01-03T23:00:00Z".into()));
+    assert_eq!(freezes[1].labels["role"], "web");
+}
+
+#[test]
+fn all_that_is_wrong_with_windows_and_freezes_comes_at_once() {
+    let file = r#"
+[renew]
+windows = ["Mo 02:00-05:00", "02:00-04:00", "02:00-04:00", 7]
+time_zone = "Middle/Earth"
+jitter = "a while"
+window = []
+
+[[freeze]]
+name = "Year End"
+from = "2027-01-03"
+to = "2026-12-18"
+until = "2026"
+
+[[freeze]]
+name = "odd"
+from = "tomorrow"
+time_zone = 1
+labels = { Role = "web" }
+
+[[freeze]]
+name = "odd"
+from = "2026-12-18"
+to = "2026-12-18"
+"#;
+    let message = Folder::new(&[("bad.toml", file)]).load(&["bad.toml"]).unwrap_err();
+    assert_snapshot!(message, @r#"
+    14 problems; nothing was changed
+    bad.toml:3: renew.windows = 7: this is not a text; put it in quotes
+    bad.toml:3: renew.windows = "02:00-04:00": this stands in the list already; leave one out
+    bad.toml:3: renew.windows = "Mo 02:00-05:00": not valid; write for example "Mon-Fri 02:00-05:00", "Sat,Sun 00:00-24:00", or "22:00-04:00" for every night
+    bad.toml:4: renew.time_zone = "Middle/Earth": no time zone of this name is known; write an IANA name, such as "Europe/Berlin"
+    bad.toml:5: renew.jitter = "a while": expected number at 0; write for example 30m, 6h or 1day
+    bad.toml:6: renew.window: this key is not known; did you mean windows?
+    bad.toml:9: name = "Year End": not valid; use 1 to 63 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit
+    bad.toml:11: to = "2026-12-18": this is not after its beginning, 2027-01-03T00:00:00Z; exchange from and to, or mend one
+    bad.toml:12: until: this key is not known; known are name, from, to, time_zone, reason, labels
+    bad.toml:14: [[freeze]]: to is missing; add for example to = "2027-01-03"
+    bad.toml:16: from = "tomorrow": this is neither a day nor a time; write for example "2026-12-18" or "2026-12-18 18:00"
+    bad.toml:17: time_zone = 1: this is not a text; put it in quotes
+    bad.toml:18: labels.Role = "web": not valid; write key=value, each 1 to 63 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit
+    bad.toml:21: name = "odd": the freeze odd is defined at bad.toml:15 already; keep one, or rename one
+    "#);
+}
+
+#[test]
 fn all_problems_of_all_files_come_at_once() {
     let bad = r#"
 [[issuer]]

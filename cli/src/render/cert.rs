@@ -1,8 +1,10 @@
 //! `cert list` and `cert show`.
 
+use std::time::Duration;
+
 use chancery_proto::v1::{
     CertificateDetail, CertificateSpec, CertificateSummary, DeploymentDetail, DeploymentReport,
-    OrderDetail, Revocation,
+    OrderDetail, RenewTimes, Revocation,
 };
 
 use super::{
@@ -68,6 +70,9 @@ pub(crate) fn detail(detail: &CertificateDetail, view: &View) -> String {
     ];
     if !spec.profile.is_empty() {
         rows.push(("Profile", printable(&spec.profile)));
+    }
+    if let Some(renew) = &spec.renew {
+        rows.push(("Renewed", renew_times(renew)));
     }
     if summary.generation > 0 {
         rows.extend([
@@ -153,6 +158,18 @@ fn key_type(spec: &CertificateSpec) -> String {
         (false, false) => "",
     };
     format!("{}{how}", or_dash(&spec.key_type))
+}
+
+/// When it may be renewed.
+fn renew_times(renew: &RenewTimes) -> String {
+    let windows = if renew.windows.is_empty() {
+        "at any time".to_owned()
+    } else {
+        format!("only {} ({})", renew.windows.join(", "), renew.time_zone)
+    };
+    let jitter = renew.jitter.map(|jitter| Duration::from_secs(jitter.seconds.unsigned_abs()));
+    let spread = jitter.map(|it| format!(", spread over {}", humantime::format_duration(it)));
+    printable(&format!("{windows}{}", spread.unwrap_or_default()))
 }
 
 fn order_facts(order: &OrderDetail, view: &View) -> Vec<(&'static str, String)> {
@@ -329,6 +346,7 @@ mod tests {
         Challenges   dns-01, http-01
         Labels       role=web,site=ams
         Profile      tlsserver
+        Renewed      only Mon-Fri 02:00-05:00 (Europe/Berlin), spread over 1h 30m
         Issued by    R11
         Valid from   60 d ago (2026-09-23 05:00Z)
         Expires      in 30 d (2026-12-22 05:00Z)
@@ -410,6 +428,13 @@ mod tests {
           "labels": {
             "role": "web",
             "site": "ams"
+          },
+          "renew": {
+            "windows": [
+              "Mon-Fri 02:00-05:00"
+            ],
+            "time_zone": "Europe/Berlin",
+            "jitter_seconds": 5400
           },
           "serial": "03ab",
           "fingerprint": "5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e",

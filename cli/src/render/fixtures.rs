@@ -210,6 +210,11 @@ pub(crate) fn certificate_detail() -> CertificateDetail {
             issuers: vec![text("letsencrypt"), text("zerossl")],
             challenges: vec![text("dns-01"), text("http-01")],
             labels: [(text("role"), text("web")), (text("site"), text("ams"))].into(),
+            renew: Some(RenewTimes {
+                windows: vec![text("Mon-Fri 02:00-05:00")],
+                time_zone: text("Europe/Berlin"),
+                jitter: Some(prost_types::Duration { seconds: 5400, nanos: 0 }),
+            }),
         }),
         serial: text("03ab"),
         fingerprint: "5e".repeat(32),

@@ -404,6 +404,7 @@ pub(crate) fn spec(name: &str, labels: &[&str]) -> CertificateSpec {
         issuers: vec!["test".parse().unwrap()],
         challenges: Vec::new(),
         labels: Labels::parse(labels.iter().copied()).unwrap(),
+        renew: None,
     }
 }
 

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use chancery_shared::{challenge_type::ChallengeType, name::IssuerName, x509::Fingerprint};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Change, Desired, Plan, Problems, Step};
 use crate::{
     mirror::View,
     plan,
-    record::{CertificateSpec, IssuerSpec, key},
+    record::{CertificateSpec, Freeze, IssuerSpec, RenewTimes, key},
 };
 
 /// Lists what has to change in `present` for `desired` to be so. What is not desired is deleted
@@ -28,6 +28,9 @@ pub fn compare(
     let mut deletions = Vec::new();
     for issuer in desired.issuers.values() {
         plan.issuer(present, issuer);
+    }
+    for freeze in desired.freezes.values() {
+        plan.freeze(present, freeze);
     }
     for certificate in desired.certificates.values() {
         plan.certificate(present, certificate, now);
@@ -50,6 +53,16 @@ pub fn compare(
             deletions.push(deletion(Step::DeleteIssuer(name.clone())));
         } else {
             plan.kept.push(format!("issuer {name}"));
+        }
+    }
+    for name in present.freezes.keys() {
+        if desired.freezes.contains_key(name) {
+            continue;
+        }
+        if prune {
+            deletions.push(deletion(Step::DeleteFreeze(name.clone())));
+        } else {
+            plan.kept.push(format!("freeze {name}"));
         }
     }
     plan.changes.extend(deletions);
@@ -87,12 +100,32 @@ impl Plan {
         self.changes.push(Change { step, details, causes_order: false });
     }
 
+    fn freeze(&mut self, present: &View, desired: &Freeze) {
+        let Some(known) = present.freezes.get(&desired.name) else {
+            let fields = freeze_fields(desired).into_iter();
+            let details = fields
+                .filter(|(_, value)| value != NONE)
+                .map(|(field, value)| format!("{field}: {value}"))
+                .collect();
+            let step = Step::CreateFreeze(desired.clone());
+            self.changes.push(Change { step, details, causes_order: false });
+            return;
+        };
+        let details = differences(freeze_fields(&known.record), freeze_fields(desired));
+        if details.is_empty() {
+            self.unchanged += 1;
+            return;
+        }
+        let step = Step::UpdateFreeze(desired.clone());
+        self.changes.push(Change { step, details, causes_order: false });
+    }
+
     fn certificate(&mut self, present: &View, desired: &CertificateSpec, now: Timestamp) {
         let causes_order = is_due(present, desired, now);
         let Some(known) = present.certificates.get(&desired.name) else {
             let fields = certificate_fields(desired).into_iter();
             let details = fields
-                .filter(|(_, value)| value != FRESH_KEY && value != THE_ISSUERS)
+                .filter(|(_, value)| ![FRESH_KEY, THE_ISSUERS, WHEN_DUE].contains(&&**value))
                 .map(|(field, value)| format!("{field}: {value}"))
                 .collect();
             let step = Step::CreateCertificate(desired.clone());
@@ -115,7 +148,8 @@ impl Plan {
 fn is_due(present: &View, spec: &CertificateSpec, now: Timestamp) -> bool {
     let state = present.states.get(&spec.name).map(|state| &*state.record);
     // What the CA suggests is of no matter here: a plan is about what a change of it causes.
-    let facts = plan::Facts { spec, state, order: None, renewal_info: None };
+    let freezes = present.freezes_of(spec);
+    let facts = plan::Facts { spec, state, order: None, renewal_info: None, freezes: &freezes };
     plan::decide(&facts, now).is_due(now)
 }
 
@@ -169,7 +203,8 @@ fn orders_in_the_way(present: &View, desired: &Desired) -> Vec<String> {
 fn damaged_in_the_way(present: &View, desired: &Desired) -> Vec<String> {
     let issuers = desired.issuers.keys().map(key::issuer);
     let certificates = desired.certificates.keys().map(key::certificate);
-    let touched: BTreeSet<String> = issuers.chain(certificates).collect();
+    let freezes = desired.freezes.keys().map(key::freeze);
+    let touched: BTreeSet<String> = issuers.chain(certificates).chain(freezes).collect();
     let damaged = present.damaged.iter().filter(|(key, _)| touched.contains(*key));
     damaged.map(|(_, error)| error.to_string()).collect()
 }
@@ -210,6 +245,19 @@ fn issuer_fields(issuer: &IssuerSpec) -> Fields {
     ]
 }
 
+fn freeze_fields(freeze: &Freeze) -> Fields {
+    let labels = freeze.labels.to_string();
+    let certificates =
+        if labels.is_empty() { "all".to_owned() } else { format!("those with {labels}") };
+    let reason = Some(&freeze.reason).filter(|reason| !reason.is_empty());
+    vec![
+        ("from", freeze.from.to_string()),
+        ("to", freeze.to.to_string()),
+        ("reason", quoted(reason, NONE)),
+        ("certificates", certificates),
+    ]
+}
+
 fn certificate_fields(certificate: &CertificateSpec) -> Fields {
     let labels = certificate.labels.to_string();
     let key = match (certificate.reuse_key, certificate.key_ahead) {
@@ -225,7 +273,18 @@ fn certificate_fields(certificate: &CertificateSpec) -> Fields {
         ("issuers", joined(&certificate.issuers)),
         ("challenges", joined(ChallengeType::preferred(&certificate.challenges))),
         ("labels", if labels.is_empty() { "none: no agent gets it".to_owned() } else { labels }),
+        ("renewed", certificate.renew.as_ref().map_or_else(|| WHEN_DUE.to_owned(), renew_times)),
     ]
+}
+
+fn renew_times(renew: &RenewTimes) -> String {
+    let windows = if renew.windows.is_empty() {
+        "at any time".to_owned()
+    } else {
+        format!("{} ({})", joined(&renew.windows), renew.time_zone)
+    };
+    let jitter = renew.jitter_secs.map(|secs| SignedDuration::from_secs(i64::from(secs)));
+    jitter.map_or(windows.clone(), |jitter| format!("{windows}, within {jitter:#}"))
 }
 
 /// In quotes, so that no value looks like what stands for nothing.
@@ -242,4 +301,5 @@ fn joined<T: ToString>(items: &[T]) -> String {
 
 const NONE: &str = "none";
 const THE_ISSUERS: &str = "the issuer's";
+const WHEN_DUE: &str = "when it is due";
 const FRESH_KEY: &str = "fresh for each renewal";

@@ -10,16 +10,16 @@ use chancery_shared::{
     challenge_type::ChallengeType,
     identifier::Identifier,
     key_type::KeyType,
-    name::{CertName, IssuerName, Labels},
+    name::{CertName, FreezeName, IssuerName, Labels},
     secret::Secret,
     x509::{Facts, Fingerprint},
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
-use super::Problems;
+use super::{Problems, renew};
 use crate::{
     plan::budget::Limits,
-    record::{CertificateSpec, ExternalAccount, IssuerSpec, Sealed},
+    record::{CertificateSpec, ExternalAccount, Freeze, IssuerSpec, Sealed},
 };
 
 /// A desired state that is right in itself.
@@ -29,6 +29,8 @@ pub struct Desired {
     pub issuers: BTreeMap<IssuerName, IssuerSpec>,
     /// Certificates, by name.
     pub certificates: BTreeMap<CertName, CertificateSpec>,
+    /// Freezes, by name.
+    pub freezes: BTreeMap<FreezeName, Freeze>,
 }
 
 /// Reads a desired state, or says all that is wrong with it.
@@ -57,22 +59,31 @@ pub fn read(
             problems.push(format!("certificate {:?}: it is declared twice", former.name.as_str()));
         }
     }
+    for wire in &wire.freezes {
+        let about = format!("freeze {:?}", wire.name);
+        let freeze = renew::freeze(wire, &mut Found { about: &about, problems: &mut problems });
+        if let Some(freeze) = freeze
+            && let Some(former) = desired.freezes.insert(freeze.name.clone(), freeze)
+        {
+            problems.push(format!("freeze {:?}: it is declared twice", former.name.as_str()));
+        }
+    }
     if problems.is_empty() { Ok(desired) } else { Err(Problems(problems)) }
 }
 
 /// Collects the problems of one object.
-struct Found<'a> {
+pub(super) struct Found<'a> {
     about: &'a str,
     problems: &'a mut Vec<String>,
 }
 
 impl Found<'_> {
-    fn add(&mut self, problem: impl std::fmt::Display) {
+    pub(super) fn add(&mut self, problem: impl std::fmt::Display) {
         self.problems.push(format!("{}: {problem}", self.about));
     }
 
     /// The value, or `None` and a problem more.
-    fn ok<T, E: std::fmt::Display>(&mut self, result: Result<T, E>) -> Option<T> {
+    pub(super) fn ok<T, E: std::fmt::Display>(&mut self, result: Result<T, E>) -> Option<T> {
         result.map_err(|problem| self.add(problem)).ok()
     }
 }
@@ -218,6 +229,7 @@ fn certificate(wire: &WireCertificate, found: &mut Found<'_>) -> Option<Certific
         found.add("a key cannot be both kept and made ahead: choose key.reuse or key.ahead");
     }
     let profile = profile(&wire.profile, found);
+    let renew = wire.renew.as_ref().and_then(|renew| renew::times(renew, found));
     Some(CertificateSpec {
         name: name?,
         identifiers,
@@ -228,6 +240,7 @@ fn certificate(wire: &WireCertificate, found: &mut Found<'_>) -> Option<Certific
         issuers,
         challenges,
         labels: labels.unwrap_or_default(),
+        renew,
     })
 }
 

@@ -19,19 +19,20 @@ use std::{
 
 use chancery_proto::v1::{Change as WireChange, change::Action};
 use chancery_shared::{
-    name::{CertName, IssuerName},
+    name::{CertName, FreezeName, IssuerName},
     number::Revision,
     x509::Fingerprint,
 };
 
 use crate::{
     mirror::View,
-    record::{self, CertificateSpec, CertificateState, Challenge, IssuerSpec, key},
+    record::{self, CertificateSpec, CertificateState, Challenge, Freeze, IssuerSpec, key},
     store::{Batch, Entry, Error, Packer, Store},
 };
 
 mod compare;
 mod desired;
+mod renew;
 
 pub use compare::compare;
 pub use desired::{Desired, read};
@@ -77,6 +78,12 @@ pub enum Step {
     UpdateIssuer(IssuerSpec),
     /// An issuer that goes.
     DeleteIssuer(IssuerName),
+    /// A freeze that is new.
+    CreateFreeze(Freeze),
+    /// A freeze that changes.
+    UpdateFreeze(Freeze),
+    /// A freeze that goes.
+    DeleteFreeze(FreezeName),
     /// A certificate that is new.
     CreateCertificate(CertificateSpec),
     /// A certificate that changes.
@@ -91,6 +98,9 @@ impl Step {
             Self::CreateIssuer(spec) => (Action::Create, ISSUER, spec.name.as_str()),
             Self::UpdateIssuer(spec) => (Action::Update, ISSUER, spec.name.as_str()),
             Self::DeleteIssuer(name) => (Action::Delete, ISSUER, name.as_str()),
+            Self::CreateFreeze(spec) => (Action::Create, FREEZE, spec.name.as_str()),
+            Self::UpdateFreeze(spec) => (Action::Update, FREEZE, spec.name.as_str()),
+            Self::DeleteFreeze(name) => (Action::Delete, FREEZE, name.as_str()),
             Self::CreateCertificate(spec) => (Action::Create, CERTIFICATE, spec.name.as_str()),
             Self::UpdateCertificate(spec) => (Action::Update, CERTIFICATE, spec.name.as_str()),
             Self::DeleteCertificate(name) => (Action::Delete, CERTIFICATE, name.as_str()),
@@ -183,6 +193,16 @@ fn group(step: &Step, present: &View, related: &BTreeMap<&CertName, &Related>) -
             let key = key::issuer(&spec.name);
             (0, on(&key, known).put(&*key, record::encode(spec)))
         }
+        Step::CreateFreeze(freeze) | Step::UpdateFreeze(freeze) => {
+            let known = present.freezes.get(&freeze.name).map(|known| known.revision);
+            let key = key::freeze(&freeze.name);
+            (0, on(&key, known).put(&*key, record::encode(freeze)))
+        }
+        Step::DeleteFreeze(name) => {
+            let known = present.freezes.get(name).map(|known| known.revision);
+            let key = key::freeze(name);
+            (2, on(&key, known).delete(&*key))
+        }
         Step::CreateCertificate(spec) | Step::UpdateCertificate(spec) => {
             let known = present.certificates.get(&spec.name);
             let key = key::certificate(&spec.name);
@@ -230,7 +250,8 @@ fn on(key: &str, known: Option<Revision>) -> Batch {
 
 /// Lists what a desired state is compared with: issuers, certificates and orders.
 pub async fn present(store: &dyn Store) -> Result<View, Error> {
-    View::read(store, &[key::CERTIFICATES, key::ISSUERS, key::ORDERS, key::STATES]).await
+    let folders = [key::CERTIFICATES, key::FREEZES, key::ISSUERS, key::ORDERS, key::STATES];
+    View::read(store, &folders).await
 }
 
 /// What belongs to a certificate that is to be deleted.
@@ -332,6 +353,7 @@ const MOST_TOKENS: usize = Batch::MOST_KEYS - 16;
 const MOST_LOOKED_UP: usize = 200;
 const ISSUER: &str = "issuer";
 const CERTIFICATE: &str = "certificate";
+const FREEZE: &str = "freeze";
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,8 @@
 //! Reading and comparing desired states.
 
 use chancery_proto::v1::{
-    CertificateSpec as WireCertificate, DesiredState, ExternalAccount, IssuerSpec as WireIssuer,
+    CertificateSpec as WireCertificate, DesiredState, ExternalAccount, Freeze as WireFreeze,
+    IssuerSpec as WireIssuer, RenewTimes as WireTimes,
 };
 use chancery_shared::number::Revision;
 use insta::assert_snapshot;
@@ -44,6 +45,7 @@ fn certificate(name: &str, identifiers: &[&str]) -> WireCertificate {
         issuers: vec!["main".to_owned()],
         challenges: Vec::new(),
         labels: [("role".to_owned(), "web".to_owned())].into(),
+        renew: None,
     }
 }
 
@@ -54,6 +56,7 @@ fn desired() -> DesiredState {
             certificate("www", &["www.example.org", "example.org"]),
             certificate("mail", &["mail.example.org"]),
         ],
+        freezes: Vec::new(),
     }
 }
 
@@ -131,6 +134,38 @@ fn changes_are_shown_field_by_field() {
     www.issuers.push("spare".to_owned());
     changed.certificates[1].labels.clear();
     assert_snapshot!(text(&plan(&applied(&desired()), &changed, false)));
+}
+
+#[test]
+fn freezes_and_windows_are_declared_changed_and_pruned() {
+    let freeze = |to: i64| WireFreeze {
+        name: "year-end".to_owned(),
+        from: Some(prost_types::Timestamp { seconds: 1_797_552_000, nanos: 0 }),
+        to: Some(prost_types::Timestamp { seconds: to, nanos: 0 }),
+        reason: "nobody is there".to_owned(),
+        labels: [("role".to_owned(), "web".to_owned())].into(),
+    };
+    let times = |windows: &[&str]| WireTimes {
+        windows: windows.iter().map(|&text| text.to_owned()).collect(),
+        time_zone: "Europe/Berlin".to_owned(),
+        jitter: Some(prost_types::Duration { seconds: 3600, nanos: 0 }),
+    };
+    let mut frozen = desired();
+    frozen.freezes = vec![freeze(1_799_020_800)];
+    frozen.certificates[0].renew = Some(times(&["Mon-Fri 02:00-05:00", "22:00-04:00"]));
+    let mut changed = frozen.clone();
+    changed.freezes = vec![freeze(1_799_107_200)];
+    changed.certificates[0].renew = Some(WireTimes { windows: Vec::new(), ..times(&[]) });
+    let present = applied(&frozen);
+    assert_eq!(present.freezes.len(), 1);
+    assert!(plan(&present, &frozen, true).changes.is_empty());
+    assert_snapshot!(format!(
+        "{}\nchanged:\n{}\nkept:\n{}\npruned:\n{}",
+        text(&plan(&applied(&desired()), &frozen, false)),
+        text(&plan(&present, &changed, false)),
+        text(&plan(&present, &desired(), false)),
+        text(&plan(&present, &desired(), true)),
+    ));
 }
 
 #[test]
@@ -348,8 +383,16 @@ fn all_problems_are_named_at_once() {
                 ..certificate("none", &[])
             },
             certificate("wild", &["*.example.org"]),
-            certificate("wild", &["a.example.org"]),
+            WireCertificate {
+                renew: Some(WireTimes {
+                    windows: vec!["at night".to_owned()],
+                    time_zone: "Middle/Earth".to_owned(),
+                    jitter: Some(prost_types::Duration { seconds: 1_000_000, nanos: 0 }),
+                }),
+                ..certificate("wild", &["a.example.org"])
+            },
         ],
+        freezes: vec![WireFreeze { name: "Never".to_owned(), ..WireFreeze::default() }],
     };
     assert_snapshot!(read(&wire).unwrap_err());
 }

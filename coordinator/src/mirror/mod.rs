@@ -78,6 +78,8 @@ pub struct Touched {
     pub agents: BTreeSet<AgentName>,
     /// Whether an issuer, an account or a revocation changed.
     pub issuers: bool,
+    /// Whether a freeze changed, which may concern any certificate.
+    pub freezes: bool,
     /// Whether the data keys changed.
     pub seal: bool,
     /// Whether a coordinator came or went, or another one leads.

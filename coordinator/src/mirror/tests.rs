@@ -123,6 +123,7 @@ fn spec(name: &str, labels: &[&str]) -> CertificateSpec {
         issuers: vec!["main".parse().unwrap()],
         challenges: Vec::new(),
         labels: Labels::parse(labels.iter().copied()).unwrap(),
+        renew: None,
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use chancery_shared::{
-    name::{AgentName, CertName, IssuerName, NodeName},
+    name::{AgentName, CertName, FreezeName, IssuerName, NodeName},
     number::{Generation, Revision},
     x509::Fingerprint,
 };
@@ -17,8 +17,8 @@ use super::Touched;
 use crate::{
     record::{
         self, Account, Agent, Authority, Budget, Bundle, CertificateSpec, CertificateState, Chain,
-        Challenge, DecodeError, Deployment, Event, IssuerSpec, JoinToken, Leader, Member, NextKey,
-        Order, Record, RenewalInfo, Revocation, SealRing, Services, key,
+        Challenge, DecodeError, Deployment, Event, Freeze, IssuerSpec, JoinToken, Leader, Member,
+        NextKey, Order, Record, RenewalInfo, Revocation, SealRing, Services, key,
     },
     store::{Change, Commit, Entry, Error, Snapshot, Store},
 };
@@ -61,6 +61,8 @@ pub struct View {
     pub challenges: Table<String, Challenge>,
     /// Desired issuers.
     pub issuers: Table<IssuerName, IssuerSpec>,
+    /// Times in which nothing is renewed.
+    pub freezes: Table<FreezeName, Freeze>,
     /// ACME accounts.
     pub accounts: Table<IssuerName, Account>,
     /// What of the CAs' limits is used up.
@@ -170,6 +172,12 @@ impl View {
         self.members.values().map(|member| member.record.address.clone()).collect()
     }
 
+    /// The freezes that are for a certificate.
+    pub fn freezes_of(&self, certificate: &CertificateSpec) -> Vec<Arc<Freeze>> {
+        let all = self.freezes.values().map(|freeze| &freeze.record);
+        all.filter(|freeze| freeze.is_for(&certificate.labels)).cloned().collect()
+    }
+
     /// The generation that a renewal of a certificate becomes, if `present` is the newest one. Agents
     /// may have had later ones before the store was restored from a backup, and never go back.
     pub fn next_generation(&self, certificate: &CertName, present: Generation) -> Generation {
@@ -219,6 +227,10 @@ impl View {
             key::ISSUERS => {
                 insert(&mut self.issuers, rest, entry)?;
                 touched.issuers = true;
+            }
+            key::FREEZES => {
+                insert(&mut self.freezes, rest, entry)?;
+                touched.freezes = true;
             }
             key::ACCOUNTS => {
                 insert(&mut self.accounts, rest, entry)?;
@@ -335,6 +347,10 @@ impl View {
             key::ISSUERS => {
                 self.issuers.remove(rest);
                 touched.issuers = true;
+            }
+            key::FREEZES => {
+                self.freezes.remove(rest);
+                touched.freezes = true;
             }
             key::ACCOUNTS => {
                 self.accounts.remove(rest);

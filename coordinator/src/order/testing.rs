@@ -472,6 +472,7 @@ impl World {
             issuers: vec![issuer.parse().unwrap()],
             challenges: Vec::new(),
             labels: Labels::default(),
+            renew: None,
         };
         self.put(key::certificate(&spec.name), &spec).await;
         spec.name

@@ -18,10 +18,19 @@ impl Orders {
         };
         let (state, state_revision) = self.journal.state(certificate).await?;
         let now = self.clock.now();
-        let info =
-            self.mirror.read().renewal_infos.get(certificate).map(|info| info.record.clone());
+        let (info, freezes) = {
+            let view = self.mirror.read();
+            let info = view.renewal_infos.get(certificate).map(|info| info.record.clone());
+            (info, view.freezes_of(&spec))
+        };
         let renewal_info = info.as_deref();
-        let facts = plan::Facts { spec: &spec, state: Some(&state), order: None, renewal_info };
+        let facts = plan::Facts {
+            spec: &spec,
+            state: Some(&state),
+            order: None,
+            renewal_info,
+            freezes: &freezes,
+        };
         let decision = plan::decide(&facts, now);
         let issuer = if let Some(entry) = live {
             entry.order.issuer.clone()

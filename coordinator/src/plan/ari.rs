@@ -20,6 +20,12 @@ pub fn instant_in(name: &CertName, info: &RenewalInfo) -> Option<Timestamp> {
     Timestamp::from_second(start + share_of(&of, end - start)).ok()
 }
 
+/// Whether the CA wants it sooner than it had said, or had wanted it already when it was asked first, which is how
+/// it announces a revocation.
+pub fn is_announced(info: &RenewalInfo) -> bool {
+    info.moved || info.end <= info.since
+}
+
 /// The information, if it is about what was issued last.
 pub fn about<'a>(issued: &Issued, info: Option<&'a RenewalInfo>) -> Option<&'a RenewalInfo> {
     info.filter(|info| info.serial == issued.serial)
@@ -53,7 +59,7 @@ pub fn ask_every(retry_after: Duration) -> Duration {
 }
 
 /// A number from zero to below `whole` that a text decides.
-fn share_of(text: &str, whole: i64) -> i64 {
+pub(super) fn share_of(text: &str, whole: i64) -> i64 {
     let hash = Fingerprint::of(text.as_bytes());
     let [a, b, c, d, ..] = hash.as_bytes();
     let share = i64::from(u32::from_be_bytes([*a, *b, *c, *d]));

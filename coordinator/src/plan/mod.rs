@@ -2,17 +2,19 @@
 //! time in; a [`Decision`] out. Knows no store, no CA and no clock.
 //!
 //! The decision is an ordered list of checks; the first that speaks decides, and its
-//! words are what `chancery cert show` prints. A failed order delays whatever was decided.
+//! words are what `chancery cert show` prints. A failed order delays whatever was decided; a mere renewal also
+//! waits for a maintenance window and for the end of a freeze ([`maintenance`]).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chancery_shared::{identifier::Identifier, name::IssuerName, x509::Fingerprint};
 use jiff::Timestamp;
 
-use crate::record::{CertificateSpec, CertificateState, Issued, Order, RenewalInfo};
+use crate::record::{CertificateSpec, CertificateState, Freeze, Issued, Order, RenewalInfo};
 
 pub mod ari;
 pub mod budget;
+mod maintenance;
 
 use budget::{Ask, Kind};
 
@@ -27,6 +29,8 @@ pub struct Facts<'a> {
     pub order: Option<&'a Order>,
     /// What the CA last said about when to renew it.
     pub renewal_info: Option<&'a RenewalInfo>,
+    /// Times in which it is not renewed if it can wait.
+    pub freezes: &'a [Arc<Freeze>],
 }
 
 /// What to do about a certificate, and why.
@@ -57,11 +61,11 @@ pub fn decide(facts: &Facts<'_>, now: Timestamp) -> Decision {
         };
     }
     let state = facts.state.cloned().unwrap_or_default();
-    let wanted = CHECKS
-        .iter()
-        .find_map(|check| check(facts.spec, &state, now))
-        .unwrap_or_else(|| in_its_life(facts.spec, &state, facts.renewal_info, now));
-    delayed_by_failure(wanted, &state, now)
+    if let Some(wanted) = CHECKS.iter().find_map(|check| check(facts.spec, &state, now)) {
+        return delayed_by_failure(wanted, &state, now);
+    }
+    let wanted = in_its_life(facts.spec, &state, facts.renewal_info, now);
+    maintenance::held(delayed_by_failure(wanted, &state, now), facts, now)
 }
 
 /// The issuer whose turn it is: the first, or after [`FAILURES_PER_ISSUER`] failures in a

@@ -23,6 +23,7 @@ fn spec() -> CertificateSpec {
         issuers: vec!["main".parse().unwrap(), "spare".parse().unwrap()],
         challenges: Vec::new(),
         labels: Labels::parse(["role=web"]).unwrap(),
+        renew: None,
     }
 }
 
@@ -46,15 +47,19 @@ fn issued(days: i64) -> CertificateState {
 }
 
 fn code(spec: &CertificateSpec, state: &CertificateState, now: Timestamp) -> (&'static str, bool) {
-    let decision =
-        decide(&Facts { spec, state: Some(state), order: None, renewal_info: None }, now);
+    let decision = decide(
+        &Facts { spec, state: Some(state), order: None, renewal_info: None, freezes: &[] },
+        now,
+    );
     (decision.code, decision.is_due(now))
 }
 
 #[test]
 fn what_was_never_issued_is_due() {
-    let decision =
-        decide(&Facts { spec: &spec(), state: None, order: None, renewal_info: None }, at(0));
+    let decision = decide(
+        &Facts { spec: &spec(), state: None, order: None, renewal_info: None, freezes: &[] },
+        at(0),
+    );
     assert_eq!((decision.code, decision.is_due(at(0))), ("not-issued", true));
 }
 
@@ -112,7 +117,13 @@ fn a_failure_delays_until_its_time_and_an_operator_overrides_it() {
         ..CertificateState::default()
     };
     let decision = decide(
-        &Facts { spec: &spec(), state: Some(&state), order: None, renewal_info: None },
+        &Facts {
+            spec: &spec(),
+            state: Some(&state),
+            order: None,
+            renewal_info: None,
+            freezes: &[],
+        },
         at(1),
     );
     assert_eq!(decision.due, at(2));

@@ -13,7 +13,7 @@ use chancery_shared::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Record, Revoked, Sealed, base64_bytes};
+use super::{Record, RenewTimes, Revoked, Sealed, base64_bytes};
 
 /// A certificate as an operator declared it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +40,9 @@ pub struct CertificateSpec {
     pub challenges: Vec<ChallengeType>,
     /// The labels that an agent must have to get it.
     pub labels: Labels,
+    /// When it may be renewed; without it, as soon as it is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renew: Option<RenewTimes>,
 }
 
 impl Record for CertificateSpec {

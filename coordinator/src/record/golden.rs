@@ -16,7 +16,7 @@ macro_rules! for_each_kind {
         for_each_kind!(
             $function $arguments
             Account Agent Authority Budget Bundle CertificateSpec CertificateState Chain Challenge
-            Deployment Event IssuerSpec JoinToken Leader Member NextKey Nomination Order RenewalInfo
+            Deployment Event Freeze IssuerSpec JoinToken Leader Member NextKey Nomination Order RenewalInfo
             Revocation SealRing Services
         )
     };

@@ -4,7 +4,7 @@
 //! are put together without escaping, and no name can reach outside its folder.
 
 use chancery_shared::{
-    name::{AgentName, CertName, IssuerName, NodeName},
+    name::{AgentName, CertName, FreezeName, IssuerName, NodeName},
     number::Generation,
     x509::Fingerprint,
 };
@@ -26,6 +26,8 @@ pub const ORDERS: &str = "orders/";
 pub const CHALLENGES: &str = "challenges/";
 /// Desired issuers.
 pub const ISSUERS: &str = "issuers/";
+/// Times in which nothing is renewed.
+pub const FREEZES: &str = "freezes/";
 /// ACME accounts, by issuer.
 pub const ACCOUNTS: &str = "accounts/";
 /// What of the CAs' limits is used up, by issuer.
@@ -98,6 +100,11 @@ pub fn challenge(token: &str) -> String {
 /// Key of a desired issuer.
 pub fn issuer(name: &IssuerName) -> String {
     format!("{ISSUERS}{name}")
+}
+
+/// Key of a time in which nothing is renewed.
+pub fn freeze(name: &FreezeName) -> String {
+    format!("{FREEZES}{name}")
 }
 
 /// Key of an issuer's account.

@@ -26,6 +26,7 @@ pub mod key;
 mod member;
 mod next_key;
 mod order;
+mod renew;
 mod renewal_info;
 mod revocation;
 
@@ -40,6 +41,7 @@ pub use event::{Event, EventKind};
 pub use member::{Instance, Member};
 pub use next_key::NextKey;
 pub use order::{Challenge, Order, Stage, StandingRecord, TxtRecord};
+pub use renew::{Freeze, RenewTimes};
 pub use renewal_info::RenewalInfo;
 pub use revocation::{Revocation, RevocationEnd, Revoked};
 

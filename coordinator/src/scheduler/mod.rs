@@ -197,7 +197,7 @@ impl Scheduler {
     }
 
     fn look_at_touched(&mut self, touched: &Touched) {
-        if touched.everything {
+        if touched.everything || touched.freezes {
             self.look_at_all();
             return;
         }
@@ -260,11 +260,13 @@ impl Scheduler {
 
     fn due_time(&self, name: &CertName, now: Timestamp) -> Option<Timestamp> {
         let view = self.mirror.read();
+        let spec = &view.certificates.get(name)?.record;
         let facts = plan::Facts {
-            spec: &view.certificates.get(name)?.record,
+            spec,
             state: view.states.get(name).map(|state| &*state.record),
             order: view.orders.get(name).map(|order| &*order.record),
             renewal_info: view.renewal_infos.get(name).map(|info| &*info.record),
+            freezes: &view.freezes_of(spec),
         };
         Some(plan::decide(&facts, now).due)
     }

@@ -1,8 +1,10 @@
 //! Certificates as operators see them.
 
+use std::sync::Arc;
+
 use chancery_proto::v1::{
     CertificateDetail, CertificateSpec as WireSpec, CertificateSummary, DeploymentDetail,
-    OrderDetail, Revocation as WireRevocation,
+    OrderDetail, RenewTimes as WireRenewTimes, Revocation as WireRevocation,
 };
 use chancery_shared::{
     challenge_type::ChallengeType,
@@ -17,7 +19,9 @@ use super::{Index, Status, agents::deployment_report};
 use crate::{
     mirror::View,
     plan::{self, Decision, budget},
-    record::{CertificateSpec, CertificateState, Order, RenewalInfo, Revocation},
+    record::{
+        CertificateSpec, CertificateState, Freeze, Order, RenewTimes, RenewalInfo, Revocation,
+    },
 };
 
 impl Status {
@@ -86,13 +90,16 @@ pub(super) struct Known<'a> {
     pub(super) state: Option<&'a CertificateState>,
     pub(super) order: Option<&'a Order>,
     renewal_info: Option<&'a RenewalInfo>,
+    freezes: Vec<Arc<Freeze>>,
     view: &'a View,
 }
 
 impl<'a> Known<'a> {
     pub(super) fn of(view: &'a View, name: &CertName) -> Option<Self> {
+        let spec = &view.certificates.get(name)?.record;
         Some(Self {
-            spec: &view.certificates.get(name)?.record,
+            spec,
+            freezes: view.freezes_of(spec),
             state: view.states.get(name).map(|state| &*state.record),
             order: view.orders.get(name).map(|order| &*order.record),
             renewal_info: view.renewal_infos.get(name).map(|info| &*info.record),
@@ -116,12 +123,13 @@ impl<'a> Known<'a> {
             && self.held_back(&plan::decide(&self.facts(), now), now).is_some()
     }
 
-    fn facts(&self) -> plan::Facts<'a> {
+    fn facts(&self) -> plan::Facts<'_> {
         plan::Facts {
             spec: self.spec,
             state: self.state,
             order: self.order,
             renewal_info: self.renewal_info,
+            freezes: &self.freezes,
         }
     }
 
@@ -240,6 +248,17 @@ pub(crate) fn wire_spec(spec: &CertificateSpec) -> WireSpec {
             .map(ToString::to_string)
             .collect(),
         labels: spec.labels.to_map(),
+        renew: spec.renew.as_ref().map(wire_renew),
+    }
+}
+
+fn wire_renew(renew: &RenewTimes) -> WireRenewTimes {
+    WireRenewTimes {
+        windows: renew.windows.iter().map(ToString::to_string).collect(),
+        time_zone: renew.time_zone.clone(),
+        jitter: renew
+            .jitter_secs
+            .map(|secs| prost_types::Duration { seconds: i64::from(secs), nanos: 0 }),
     }
 }
 

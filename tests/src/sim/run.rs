@@ -318,6 +318,7 @@ fn declare(world: &World, rng: &mut Rng) {
             issuers: ["main", "spare"].map(|name| name.parse().expect("a name")).to_vec(),
             challenges: Vec::new(),
             labels: labels.clone(),
+            renew: None,
         };
         batch = batch.put(key::certificate(name), record::encode(&spec));
     }

@@ -18,6 +18,7 @@ mod issuers;
 mod keys;
 mod limits;
 mod look;
+mod maintenance;
 mod offline;
 mod operations;
 mod peer;

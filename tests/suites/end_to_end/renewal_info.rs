@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::center::{Center, count};
 
 /// A window so many seconds from now, with the CA's page about it.
-fn window(from_secs: i64, to_secs: i64) -> Value {
+pub(crate) fn window(from_secs: i64, to_secs: i64) -> Value {
     let now = SystemClock::new().now();
     let at = |secs| (now + SignedDuration::from_secs(secs)).to_string();
     json!({
@@ -25,7 +25,7 @@ fn window(from_secs: i64, to_secs: i64) -> Value {
 }
 
 /// Sets the window of what a certificate is now.
-async fn set_window(center: &Center, name: &str, window: &Value) -> Result<()> {
+pub(crate) async fn set_window(center: &Center, name: &str, window: &Value) -> Result<()> {
     let chain = center.cli().text(&["cert", "show", name, "--pem"]).await?;
     let end = "-----END CERTIFICATE-----\n";
     let leaf = chain.split_inclusive(end).next().context("no certificate")?;

@@ -68,6 +68,7 @@ pub(crate) struct CertificateDetail {
     issuers: Vec<String>,
     challenges: Vec<String>,
     labels: BTreeMap<String, String>,
+    renew: Option<RenewTimes>,
     serial: Option<String>,
     fingerprint: Option<String>,
     public_key_sha256: Option<String>,
@@ -96,6 +97,7 @@ impl From<&v1::CertificateDetail> for CertificateDetail {
             issuers: spec.issuers,
             challenges: spec.challenges,
             labels: spec.labels,
+            renew: spec.renew.as_ref().map(RenewTimes::from),
             serial: some(&detail.serial),
             fingerprint: some(&detail.fingerprint),
             public_key_sha256: some(&detail.public_key_sha256),
@@ -110,6 +112,24 @@ impl From<&v1::CertificateDetail> for CertificateDetail {
             revocations: detail.revocations.iter().map(Revocation::from).collect(),
             deployments: detail.deployments.iter().map(AgentDeployment::from).collect(),
             chain_pem: some(&detail.chain_pem),
+        }
+    }
+}
+
+/// When it may be renewed.
+#[derive(Debug, Serialize)]
+struct RenewTimes {
+    windows: Vec<String>,
+    time_zone: String,
+    jitter_seconds: Option<i64>,
+}
+
+impl From<&v1::RenewTimes> for RenewTimes {
+    fn from(renew: &v1::RenewTimes) -> Self {
+        Self {
+            windows: renew.windows.clone(),
+            time_zone: renew.time_zone.clone(),
+            jitter_seconds: renew.jitter.map(|jitter| jitter.seconds),
         }
     }
 }

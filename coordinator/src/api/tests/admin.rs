@@ -35,8 +35,13 @@ fn desired(certificates: &[&str]) -> DesiredState {
         issuers: vec!["test".to_owned()],
         challenges: Vec::new(),
         labels: labels(&["role=web"]),
+        renew: None,
     });
-    DesiredState { issuers: vec![issuer], certificates: certificates.collect() }
+    DesiredState {
+        issuers: vec![issuer],
+        certificates: certificates.collect(),
+        freezes: Vec::new(),
+    }
 }
 
 fn apply(certificates: &[&str]) -> ApplyRequest {

@@ -151,15 +151,12 @@ impl Drive<'_> {
         let Some(dns01) = &self.orders.answers_with.dns01 else {
             return Err(no_dns01(presented).into());
         };
-        self.leadership.check().map_err(|_| Error::SteppedDown)?;
-        let challenges: Vec<_> = presented
-            .iter()
-            .map(|(token, challenge)| (token.clone(), (**challenge).clone()))
-            .collect();
+        // Held as well: a hand-over waits for what is on the wire, so that the successor finds it.
+        let still = || self.leadership.hold().map_err(|_| Error::SteppedDown);
         tokio::select! {
             biased;
             () = self.leadership.ended() => Err(Error::SteppedDown),
-            done = dns01.present(&challenges) => Ok(done?),
+            done = dns01.present(presented, still) => done,
         }
     }
 

@@ -19,20 +19,24 @@
 //! is ever touched.
 //!
 //! One name is changed by one task at a time: there are providers whose API only knows
-//! how to replace all values of a name.
+//! how to replace all values of a name. The task outlives whoever wants the change: a request that is
+//! on the wire is carried out, whether or not somebody still waits for its answer, and until that is
+//! there nobody else may look at the name.
 //!
 //! # When the CA is told
 //!
 //! After every authoritative name server has shown the value ([`propagation`]), and the
-//! provider's own least wait is over.
+//! provider's own least wait is over. All values of an order are waited for together.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use chancery_shared::{identifier::Identifier, name::DnsProviderName};
 use data_encoding::BASE32_NOPAD;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::future::try_join_all;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use tracing::Instrument as _;
 
 mod error;
 mod locks;
@@ -144,7 +148,7 @@ impl Place {
 
 /// Answers DNS-01 challenges.
 pub struct Dns01 {
-    providers: Vec<Configured>,
+    providers: Vec<Arc<Configured>>,
     lookup: Lookup,
     propagation: Arc<Propagation>,
     propagation_deadline: Duration,
@@ -160,7 +164,19 @@ struct Configured {
     name_servers: Vec<SocketAddr>,
     propagation_wait: Duration,
     provider: Box<dyn Provider>,
+    /// Each call takes one.
+    calls: Arc<Semaphore>,
 }
+
+/// What a provider is to do with a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Add,
+    Remove,
+}
+
+/// The right to change a name.
+type Turn = (OwnedMutexGuard<()>, OwnedSemaphorePermit);
 
 impl fmt::Debug for Dns01 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -188,14 +204,15 @@ impl Dns01 {
         for options in options.providers {
             let ProviderOptions { name, zones, name_servers, propagation_wait, settings } = options;
             match providers::build(&settings) {
-                Ok(built) => providers.push(Configured {
+                Ok(built) => providers.push(Arc::new(Configured {
                     zones_are_declared: !zones.is_empty(),
                     zones: if zones.is_empty() { built.zones } else { zones },
                     name,
                     name_servers,
                     propagation_wait,
                     provider: built.provider,
-                }),
+                    calls: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
+                })),
                 Err(found) => {
                     problems.extend(found.iter().map(|problem| format!("dns.{name}: {problem}")));
                 }
@@ -236,49 +253,73 @@ impl Dns01 {
     }
 
     /// Puts the values of challenges into the DNS, and waits until all its servers have them. May be
-    /// repeated. `challenges` are those of one order, by token; others are passed over.
-    pub async fn present(&self, challenges: &[(String, Challenge)]) -> Result<(), Error> {
-        let work: Vec<_> = challenges
-            .iter()
-            .map(|(token, challenge)| self.present_one(token, challenge))
-            .collect();
-        stream::iter(work).buffer_unordered(CHALLENGES_AT_ONCE).try_collect().await
+    /// repeated. `challenges` are those of one order, by token; others are passed over. `still` is asked
+    /// right before each change, when nobody else touches the name; what it returns is kept until the
+    /// provider has answered. Dropping the future ends the waiting, not a change that has begun.
+    pub async fn present<E: From<Error>, G: Send + 'static>(
+        &self,
+        challenges: &BTreeMap<String, Arc<Challenge>>,
+        still: impl Fn() -> Result<G, E> + Sync,
+    ) -> Result<(), E> {
+        let values = || {
+            let all = challenges.iter();
+            all.filter_map(|(token, challenge)| Some((token, challenge, challenge.txt.as_ref()?)))
+        };
+        let adding = values().map(|(token, found, txt)| self.add(token, found, txt, &still));
+        try_join_all(adding).await?;
+        try_join_all(values().map(|(_, _, txt)| self.until_visible(txt))).await?;
+        Ok(())
     }
 
-    async fn present_one(&self, token: &str, challenge: &Challenge) -> Result<(), Error> {
-        let Some(txt) = &challenge.txt else { return Ok(()) };
+    async fn add<E: From<Error>, G: Send + 'static>(
+        &self,
+        token: &str,
+        challenge: &Challenge,
+        txt: &TxtRecord,
+        still: &(impl Fn() -> Result<G, E> + Sync),
+    ) -> Result<(), E> {
         let configured = self.configured(&txt.provider)?;
-        {
-            let _alone = self.locks.lock(txt.name.clone()).await;
-            let txt = of(token, challenge, txt);
-            bounded(configured, configured.provider.present(&txt)).await?;
-        }
+        let turn = self.turn(configured, txt).await;
+        let held = (turn, still()?);
+        change(configured, Change::Add, token, challenge, txt, held).await?;
         tracing::debug!(name = txt.name, provider = %txt.provider, "presented a TXT value");
+        Ok(())
+    }
+
+    async fn until_visible(&self, txt: &TxtRecord) -> Result<(), Error> {
+        let configured = self.configured(&txt.provider)?;
         tokio::time::sleep(configured.propagation_wait).await;
         let place = Awaited { zone: txt.zone.clone(), servers: configured.name_servers.clone() };
         self.propagation.wait(place, &txt.name, &txt.value, self.propagation_deadline).await
     }
 
-    /// Removes the value of a challenge, if it is there and `still` says so once nobody else
-    /// touches the name. Returns what that said.
+    /// Removes a value of a challenge, if it is there and `still` says so once nobody else
+    /// touches the name. Returns what that said. Dropping the future does not end a change that has begun.
     pub async fn remove<E: From<Error>>(
         &self,
         token: &str,
         challenge: &Challenge,
+        txt: &TxtRecord,
         still: impl Future<Output = Result<bool, E>>,
     ) -> Result<bool, E> {
-        let Some(txt) = &challenge.txt else { return Ok(false) };
         let configured = self.configured(&txt.provider)?;
-        let _alone = self.locks.lock(txt.name.clone()).await;
+        let turn = self.turn(configured, txt).await;
         if !still.await? {
             return Ok(false);
         }
-        bounded(configured, configured.provider.cleanup(&of(token, challenge, txt))).await?;
+        change(configured, Change::Remove, token, challenge, txt, turn).await?;
         tracing::debug!(name = txt.name, provider = %txt.provider, "removed a TXT value");
         Ok(true)
     }
 
-    fn configured(&self, name: &DnsProviderName) -> Result<&Configured, Error> {
+    /// The name first: whoever waits for that keeps no provider from others.
+    async fn turn(&self, configured: &Configured, txt: &TxtRecord) -> Turn {
+        let alone = self.locks.lock(txt.name.clone()).await;
+        let call = configured.calls.clone().acquire_owned().await.expect("it is never closed");
+        (alone, call)
+    }
+
+    fn configured(&self, name: &DnsProviderName) -> Result<&Arc<Configured>, Error> {
         let found = self.providers.iter().find(|configured| configured.name == *name);
         found.ok_or_else(|| Error::UnknownProvider(name.clone()))
     }
@@ -289,7 +330,7 @@ impl Dns01 {
         let zones = self.providers.iter().flat_map(|configured| {
             let declared = configured.zones.iter().filter(|zone| is_within(name, zone));
             let any = configured.zones.is_empty().then_some(None);
-            declared.map(|zone| Some(zone.as_str())).chain(any).map(move |zone| (configured, zone))
+            declared.map(|zone| Some(zone.as_str())).chain(any).map(move |zone| (&**configured, zone))
         });
         zones.max_by_key(|(_, zone)| zone.map_or(0, |zone| zone.len() + 1))
     }
@@ -304,6 +345,32 @@ impl Dns01 {
         });
         format!("there is {}", shown.collect::<Vec<_>>().join(", "))
     }
+}
+
+/// Has the provider make a change, in a task of its own that keeps what is `held` until it is done.
+async fn change(
+    configured: &Arc<Configured>,
+    change: Change,
+    token: &str,
+    challenge: &Challenge,
+    txt: &TxtRecord,
+    held: impl Send + 'static,
+) -> Result<(), Error> {
+    let name = configured.name.clone();
+    let (configured, token) = (configured.clone(), token.to_owned());
+    let (challenge, txt) = (challenge.clone(), txt.clone());
+    let work = async move {
+        let _held = held;
+        let txt = of(&token, &challenge, &txt);
+        match change {
+            Change::Add => bounded(&configured, configured.provider.present(&txt)).await,
+            Change::Remove => bounded(&configured, configured.provider.cleanup(&txt)).await,
+        }
+    };
+    tokio::spawn(work.in_current_span()).await.unwrap_or_else(|error| {
+        let failure = Failure::Unavailable(error.to_string());
+        Err(Error::Provider { provider: name, failure })
+    })
 }
 
 fn of<'a>(token: &'a str, challenge: &'a Challenge, txt: &'a TxtRecord) -> Txt<'a> {
@@ -348,8 +415,8 @@ fn is_within(name: &str, zone: &str) -> bool {
 pub const DEFAULT_PROPAGATION_DEADLINE: Duration = Duration::from_mins(3);
 /// For one change at a provider, with all its retries.
 const TIMEOUT: Duration = Duration::from_mins(2);
-/// Challenges of one order that are worked on at once.
-const CHALLENGES_AT_ONCE: usize = 8;
+/// Changes that a provider is asked for at once.
+const CALLS_AT_ONCE: usize = 16;
 /// Bytes of what a provider says that are kept.
 const MOST_TOLD: usize = 1000;
 

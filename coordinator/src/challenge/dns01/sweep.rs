@@ -113,7 +113,8 @@ impl Sweeper {
             revision = Some(found.revision);
             Ok(present == *challenge && !self.is_live(&present).await?)
         };
-        if self.dns01.remove::<Failed>(token, challenge, still).await? {
+        let Some(txt) = &challenge.txt else { return Ok(()) };
+        if self.dns01.remove::<Failed>(token, challenge, txt, still).await? {
             let batch = leadership.batch().unchanged(&at, revision).delete(&at);
             match self.store.commit(batch).await {
                 // Somebody has presented it again, and will put the value back.

@@ -17,8 +17,12 @@ use crate::challenge::dns01::{
     providers::{Kind, Settings, kind, kinds},
 };
 
-/// Reads both tables.
-pub(super) fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Options {
+/// Reads both tables. An order has to be done within `orders_deadline`, with all that it waits for.
+pub(super) fn read<'a>(
+    reader: &mut Reader<'a>,
+    root: &mut Section<'a>,
+    orders_deadline: Duration,
+) -> Options {
     let mut dns01 = reader.table(root, "dns01");
     let resolvers = addresses(reader, &mut dns01, "resolvers");
     let propagation_deadline = duration(
@@ -36,7 +40,21 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Optio
         let mut table = reader.table(&mut dns, &name);
         let name = name.parse::<DnsProviderName>();
         let name = name.map_err(|error| reader.problem(line, format!("dns: {error}"))).ok();
-        providers.extend(read_provider(reader, &mut table, name));
+        let Some(provider) = read_provider(reader, &mut table, name) else { continue };
+        if provider.propagation_wait + propagation_deadline >= orders_deadline {
+            let shown = humantime::format_duration;
+            let message = format!(
+                "dns.{}.propagation_wait = \"{}\" and dns01.propagation_deadline = \"{}\" do not fit \
+                 into orders.deadline = \"{}\": no order that waits as long as it may would be \
+                 finished; lower them, or raise orders.deadline",
+                provider.name,
+                shown(provider.propagation_wait),
+                shown(propagation_deadline),
+                shown(orders_deadline)
+            );
+            reader.problem(line, message);
+        }
+        providers.push(provider);
     }
     Options { resolvers, propagation_deadline, providers }
 }
@@ -139,7 +157,7 @@ mod tests {
 
     fn parse(text: &str) -> Result<Options, String> {
         let (mut reader, mut root) = Reader::open(Path::new("c.toml"), text).unwrap();
-        let options = read(&mut reader, &mut root);
+        let options = read(&mut reader, &mut root, Duration::from_mins(10));
         if reader.is_clean() { Ok(options) } else { Err(reader.into_problems().to_string()) }
     }
 
@@ -166,6 +184,23 @@ mod tests {
     #[test]
     fn without_tables_there_is_no_provider() {
         assert!(parse("").unwrap().providers.is_empty());
+    }
+
+    #[test]
+    fn waits_that_no_order_has_time_for_are_refused() {
+        let provider = |name: &str, wait: &str| {
+            format!(
+                "[dns.{name}]\nkind = \"rfc2136\"\nserver = \"192.0.2.53\"\n\
+                 tsig_key_file = \"/k\"\npropagation_wait = \"{wait}\"\n"
+            )
+        };
+        let dns01 = "[dns01]\npropagation_deadline = \"4m\"\n";
+        let text = format!("{dns01}{}{}", provider("a", "5m 59s"), provider("b", "6m"));
+        let problems = parse(&text).unwrap_err();
+        let expected = "c.toml:8: dns.b.propagation_wait = \"6m\" and dns01.propagation_deadline = \
+                        \"4m\" do not fit into orders.deadline = \"10m\"";
+        assert!(problems.contains(expected), "{problems}");
+        assert!(problems.contains("raise orders.deadline") && !problems.contains("dns.a"));
     }
 
     #[test]

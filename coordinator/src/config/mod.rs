@@ -128,8 +128,8 @@ fn read<'a>(reader: &mut Reader<'a>, root: &mut Section<'a>) -> Option<Config> {
     let tls_alpn01_listen = root
         .has("tls_alpn01")
         .then(|| read_listener(reader, root, "tls_alpn01", DEFAULT_TLS_ALPN01));
-    let dns01 = dns::read(reader, root);
     let (orders_concurrency, orders_deadline, orders_retry_first) = read_orders(reader, root);
+    let dns01 = dns::read(reader, root, orders_deadline);
     let log = read_log(reader, root);
     Some(Config {
         node: node?,

@@ -128,8 +128,9 @@ async fn chancery(scene: &Scene, proof: Proof, certificates: u32, counts: bool) 
     let directory = if counts { gate.directory() } else { ca.pebble.directory() };
     let mut options = coordinator::Options::new(ca.http01);
     "warn".clone_into(&mut options.log);
-    // What a coordinator does by default; the tests' own default is smaller.
+    // What a coordinator does by default; the tests' own defaults are smaller.
     options.concurrency = 32;
+    "10m".clone_into(&mut options.deadline);
     if let Some(bind) = &ca.bind {
         let provider = dns::rfc2136("bind", bind.address(), &bind.key().write(&folder)?, &[ZONE]);
         options.more = format!("\n[dns01]\nresolvers = [\"{}\"]\n{provider}", bind.address());

@@ -95,16 +95,10 @@ fn left_over(view: &View) -> Vec<Batch> {
             groups.push(group.unchanged(&*at, Some(info.revision)).delete(&*at));
         }
     }
-    for (token, challenge) in &view.challenges {
-        if challenge.record.txt.is_some() {
-            // Goes after the value in the DNS has gone (`challenge::dns01`).
-            continue;
-        }
-        let order = view.orders.get(&challenge.record.certificate);
-        if order.is_none_or(|order| order.record.id != challenge.record.order) {
-            let at = key::challenge(token);
-            groups.push(Batch::unfenced().unchanged(&*at, Some(challenge.revision)).delete(&*at));
-        }
+    // What is in the DNS goes after the value there has gone (`challenge::dns01`).
+    for (token, challenge) in view.strays().filter(|(_, found)| !found.record.is_in_dns()) {
+        let at = key::challenge(token);
+        groups.push(Batch::unfenced().unchanged(&*at, Some(challenge.revision)).delete(&*at));
     }
     groups
 }

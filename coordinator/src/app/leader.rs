@@ -28,11 +28,10 @@ pub(super) async fn lead(
     outside: Outside,
     shutdown: CancellationToken,
 ) {
-    let sweeper = outside
-        .answers_with
-        .dns01
-        .clone()
-        .map(|dns01| Sweeper::new(parts.store.clone(), parts.mirror.clone(), dns01));
+    let sweeper = outside.answers_with.dns01.clone().map(|dns01| {
+        let (store, mirror) = (parts.store.clone(), parts.mirror.clone());
+        Sweeper::new(store, mirror, parts.events.clone(), parts.clock.clone(), dns01)
+    });
     let orders = Arc::new(Orders::new(
         order::Parts {
             store: parts.store.clone(),

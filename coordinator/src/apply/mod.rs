@@ -26,7 +26,7 @@ use chancery_shared::{
 
 use crate::{
     mirror::View,
-    record::{self, CertificateSpec, CertificateState, Challenge, Freeze, IssuerSpec, key},
+    record::{self, CertificateSpec, CertificateState, Freeze, IssuerSpec, key},
     store::{Batch, Entry, Error, Packer, Store},
 };
 
@@ -260,7 +260,7 @@ pub struct Related {
     certificate: CertName,
     state: Option<(CertificateState, Revision)>,
     order: Option<Revision>,
-    /// Keys of bundles and challenges.
+    /// Keys of what goes with it. Challenges are swept away afterwards: another order may have the same.
     keys: Vec<String>,
 }
 
@@ -275,18 +275,6 @@ pub async fn related(
     for name in plan.deleted() {
         let mut keys = bundles.remove(name).unwrap_or_default();
         let order = present.orders.get(name);
-        let tokens = order.map(|order| order.record.stage.tokens()).unwrap_or_default();
-        for token in tokens.iter().take(MOST_TOKENS) {
-            let at = key::challenge(token);
-            // The record of a TXT value is the only one to know that it is ours: it goes when
-            // the value has gone.
-            let found = store.get(&at).await?;
-            let challenge =
-                found.and_then(|found| record::decode::<Challenge>(&at, &found.value).ok());
-            if challenge.is_none_or(|challenge| challenge.txt.is_none()) {
-                keys.push(at);
-            }
-        }
         // Deleting what is not there costs nothing.
         keys.extend([key::renewal_info(name), key::next_key(name)]);
         all.push(Related {
@@ -347,8 +335,6 @@ impl Related {
     }
 }
 
-/// Challenges that go in one step with their certificate; the rest is swept away.
-const MOST_TOKENS: usize = Batch::MOST_KEYS - 16;
 /// Deleted certificates whose bundles are looked up one by one; for more, all bundles are read once.
 const MOST_LOOKED_UP: usize = 200;
 const ISSUER: &str = "issuer";

@@ -27,7 +27,6 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::{
     mirror::{Mirror, View},
@@ -151,10 +150,12 @@ fn presented(view: &View, identifier: &Identifier) -> Option<Arc<Challenge>> {
     ours.min_by_key(|challenge| challenge.revision).map(|challenge| challenge.record.clone())
 }
 
-/// Whether another order's challenge is answered for `identifier`, so that `order` has to wait before it
-/// tells the CA. `view` has to show what `order` has presented: then it shows all that came before.
-pub fn taken_by_another(view: &View, identifier: &Identifier, order: Uuid) -> bool {
-    presented(view, identifier).is_some_and(|challenge| challenge.order != order)
+/// Whether another challenge than `ours` is answered for its identifier, so that our order has to wait
+/// before it tells the CA. `view` has to show what the order has presented: then it shows all that came
+/// before. Two orders that the CA gave the same challenge do not wait for each other.
+pub fn taken_by_another(view: &View, ours: &Challenge) -> bool {
+    presented(view, &ours.identifier)
+        .is_some_and(|answered| answered.key_authorization != ours.key_authorization)
 }
 
 /// The certificate that answers (RFC 8737 section 3).

@@ -1,7 +1,7 @@
 //! What the store holds, decoded and indexed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     str::FromStr,
     sync::Arc,
 };
@@ -12,6 +12,7 @@ use chancery_shared::{
     number::{Generation, Revision},
     x509::Fingerprint,
 };
+use uuid::Uuid;
 
 use super::Touched;
 use crate::{
@@ -176,6 +177,22 @@ impl View {
     pub fn freezes_of(&self, certificate: &CertificateSpec) -> Vec<Arc<Freeze>> {
         let all = self.freezes.values().map(|freeze| &freeze.record);
         all.filter(|freeze| freeze.is_for(&certificate.labels)).cloned().collect()
+    }
+
+    /// The challenges whose token no live order has, so that nobody needs their answers any more. None as
+    /// long as there is an order that cannot be read, which may need any of them.
+    pub fn strays(&self) -> impl Iterator<Item = (&String, &Versioned<Challenge>)> {
+        let unreadable = self.damaged.keys().any(|at| at.starts_with(key::ORDERS));
+        let tokens = self.orders.values().flat_map(|order| order.record.stage.tokens());
+        let needed: HashSet<&str> = tokens.map(String::as_str).collect();
+        let all = self.challenges.iter();
+        all.filter(move |(token, _)| !unreadable && !needed.contains(token.as_str()))
+    }
+
+    /// Whether a live order other than `order` has this token as well.
+    pub fn is_needed_by_another(&self, token: &str, order: Uuid) -> bool {
+        let others = self.orders.values().filter(|other| other.record.id != order);
+        others.flat_map(|other| other.record.stage.tokens()).any(|other| other == token)
     }
 
     /// The generation that a renewal of a certificate becomes, if `present` is the newest one. Agents

@@ -64,6 +64,7 @@ impl Drive<'_> {
                 txt: place.map(|place| place.txt(&key_authorization)),
                 standing,
                 key_authorization,
+                left: Vec::new(),
             };
             answers.insert(token, answer);
         }
@@ -124,7 +125,7 @@ impl Drive<'_> {
         let identifier = &challenge.identifier;
         let taken = || {
             let view = self.orders.mirror.read();
-            tls_alpn01::taken_by_another(&view, identifier, challenge.order)
+            tls_alpn01::taken_by_another(&view, challenge)
         };
         if challenge.challenge_type == ChallengeType::TlsAlpn01 && taken() {
             return Err(Error::NameTaken { identifier: identifier.clone() });

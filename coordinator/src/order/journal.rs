@@ -186,7 +186,8 @@ impl Journal {
     }
 
     /// Puts the answers of challenges into the store, by token, in the same step as the stage that
-    /// says which. What does not fit into one step is presented in several; whoever goes on after the
+    /// says which. The same challenge, which another order has presented, is replaced, and what that had in the
+    /// DNS elsewhere is kept in mind. What does not fit into one step is presented in several; whoever goes on after the
     /// first of them finds that tokens are missing, and presents again.
     pub async fn present(
         &self,
@@ -206,7 +207,7 @@ impl Journal {
         while let Some(chunk) = next {
             let mut batch = leadership.batch();
             for (token, challenge) in chunk {
-                batch = batch.put(key::challenge(token), record::encode(challenge));
+                batch = self.presenting(batch, token, challenge);
             }
             tokens.extend(chunk.iter().map(|(token, _)| token.clone()));
             let stage =
@@ -216,6 +217,22 @@ impl Journal {
             next = chunks.next();
         }
         Ok(entry)
+    }
+
+    /// `batch` with a challenge in the place of what stands there as the mirror shows it. The store refuses
+    /// the batch if that is behind.
+    fn presenting(&self, batch: Batch, token: &str, challenge: &Challenge) -> Batch {
+        let at = key::challenge(token);
+        let view = self.mirror.read();
+        match view.challenges.get(token) {
+            Some(before) => {
+                let challenge = challenge.clone().after(&before.record);
+                batch.unchanged(&at, Some(before.revision)).put(&at, record::encode(&challenge))
+            }
+            // What cannot be read keeps nothing.
+            None if view.damaged.contains_key(&at) => batch.put(&at, record::encode(challenge)),
+            None => batch.absent(&at).put(&at, record::encode(challenge)),
+        }
     }
 
     /// The private key of an order.

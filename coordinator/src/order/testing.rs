@@ -64,7 +64,7 @@ pub(crate) struct FakeCa {
     /// newOrder requests that have come, and that were answered.
     pub(crate) asked: AtomicUsize,
     pub(crate) placed: AtomicUsize,
-    /// Token of every challenge.
+    /// Token of the first challenge of every order; the others have theirs after it.
     pub(crate) token: Mutex<String>,
     /// How often the issuing certificate stands in a chain.
     pub(crate) repeat_issuer: AtomicUsize,
@@ -192,7 +192,10 @@ impl FakeCa {
             "authz" => {
                 let order = self.state.lock().unwrap()[&number].clone();
                 let name = &order.names[segments[2].parse::<usize>().unwrap()];
-                let token = self.token.lock().unwrap().clone();
+                let mut token = self.token.lock().unwrap().clone();
+                if segments[2] != "0" {
+                    token += segments[2];
+                }
                 ok(&json!({
                     "identifier": {"type": "dns", "value": name}, "status": order.status,
                     "challenges": [{"type": "http-01", "url": url(&format!("challenge/{number}")),

@@ -152,42 +152,103 @@ async fn an_order_is_not_asked_for_at_another_ca() {
     assert_eq!(world.main.paths.lock().unwrap().len(), before);
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_answer_that_another_order_has_presented_since_stays() {
-    let world = World::new().await;
-    let web = world.declare("web", "main").await;
-    world.main.dead.store(false, SeqCst);
-    world.run(&web, Tries::default()).await;
-    // The journal of an order that presented a token, and another order's answer at that token.
-    let token = "a_token_of_enough_entropy-1";
-    let wanted = world.orders.wanted(&web, None).await.unwrap();
-    assert!(wanted.is_none());
-    let mail = world.declare("mail", "main").await;
-    let wanted = world.orders.wanted(&mail, None).await.unwrap().unwrap();
+/// An order of a new certificate that the CA has taken.
+async fn placed(world: &World, name: &str) -> Entry {
+    let name = world.declare(name, "main").await;
+    let wanted = world.orders.wanted(&name, None).await.unwrap().unwrap();
     let journal = &world.orders.journal;
-    let order = journal
-        .intend(&world.leadership, &wanted, "https://main/account/1", DEADLINE)
-        .await
-        .unwrap();
-    let mut entry = journal.begin(&world.leadership, &wanted, order, None).await.unwrap();
-    entry.order.stage = Stage::Placed { url: "https://main/order/9".to_owned() };
-    let answer = |order| Challenge {
-        order,
-        certificate: mail.clone(),
-        identifier: "a.mail.test".parse().unwrap(),
+    let account = "https://main/account/1";
+    let order = journal.intend(&world.leadership, &wanted, account, DEADLINE).await.unwrap();
+    let entry = journal.begin(&world.leadership, &wanted, order, None).await.unwrap();
+    let stage = Stage::Placed { url: format!("https://main/order/{name}") };
+    journal.advance(&world.leadership, entry, stage).await.unwrap()
+}
+
+const TOKEN: &str = "a_token_of_enough_entropy-1";
+
+/// Presents the one challenge that the CA gives to everybody, with a value at `place` if there is one.
+async fn present(world: &World, entry: Entry, place: Option<&str>) -> Result<Entry, Error> {
+    let txt = place.map(|name| record::TxtRecord {
+        provider: "dns".parse().unwrap(),
+        zone: "test".to_owned(),
+        name: name.to_owned(),
+        value: "value".to_owned(),
+    });
+    let answer = Challenge {
+        order: entry.order.id,
+        certificate: entry.order.certificate.clone(),
+        identifier: "a.shared.test".parse().unwrap(),
         key_authorization: "answer".to_owned(),
         challenge_type: chancery_shared::challenge_type::ChallengeType::Http01,
-        txt: None,
+        txt,
+        left: Vec::new(),
         standing: None,
     };
-    let answers = [(token.to_owned(), answer(entry.order.id))].into();
-    let entry = journal.present(&world.leadership, entry, answers).await.unwrap();
-    let theirs = answer(uuid::Uuid::now_v7());
-    world.commit(Batch::unfenced().put(key::challenge(token), record::encode(&theirs))).await;
+    let answers = [(TOKEN.to_owned(), answer)].into();
+    let entry = world.orders.journal.present(&world.leadership, entry, answers).await?;
+    if !world.mirror_stop.is_cancelled() {
+        world.mirror.wait_for(entry.revision).await;
+    }
+    Ok(entry)
+}
+
+async fn end(world: &World, entry: &Entry) {
     let error = Error::OrderUnknown(String::new());
-    journal.failed(&world.leadership, &entry, &error, Duration::ZERO, None).await.unwrap();
-    assert!(world.get::<Order>(&key::order(&mail)).await.is_none());
-    assert_eq!(world.get::<Challenge>(&key::challenge(token)).await, Some(theirs));
+    let journal = &world.orders.journal;
+    let ended = journal.failed(&world.leadership, entry, &error, Duration::ZERO, None).await;
+    world.mirror.wait_for(ended.unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_challenge_that_two_orders_have_is_answered_until_both_are_over() {
+    for first_ends_first in [true, false] {
+        let world = World::new().await;
+        let (web, mail) = (placed(&world, "web").await, placed(&world, "mail").await);
+        let web = present(&world, web, None).await.unwrap();
+        let mail = present(&world, mail, None).await.unwrap();
+        let (first, second) = if first_ends_first { (&web, &mail) } else { (&mail, &web) };
+        end(&world, first).await;
+        assert!(world.get::<Challenge>(&key::challenge(TOKEN)).await.is_some());
+        world.orders.sweep(&world.leadership).await.unwrap();
+        assert!(world.get::<Challenge>(&key::challenge(TOKEN)).await.is_some());
+        end(&world, second).await;
+        assert_eq!(world.get::<Challenge>(&key::challenge(TOKEN)).await, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_in_the_dns_is_known_of_until_it_is_removed_from_there() {
+    let world = World::new().await;
+    let (web, mail) = (placed(&world, "web").await, placed(&world, "mail").await);
+    let web = present(&world, web, Some("here.test")).await.unwrap();
+    end(&world, &web).await;
+    let mail = present(&world, mail, Some("there.test")).await.unwrap();
+    let names = |challenge: &Challenge| {
+        let txt = challenge.txt.iter().chain(&challenge.left);
+        txt.map(|txt| txt.name.clone()).collect::<Vec<_>>()
+    };
+    let challenge: Challenge = world.get(&key::challenge(TOKEN)).await.unwrap();
+    assert_eq!(names(&challenge), ["there.test", "here.test"]);
+    // Back again: nothing of it is to be removed from there.
+    let mail = present(&world, mail, Some("here.test")).await.unwrap();
+    let challenge: Challenge = world.get(&key::challenge(TOKEN)).await.unwrap();
+    assert_eq!(names(&challenge), ["here.test", "there.test"]);
+    present(&world, mail, None).await.unwrap();
+    let challenge: Challenge = world.get(&key::challenge(TOKEN)).await.unwrap();
+    assert_eq!(names(&challenge), ["there.test", "here.test"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_challenge_that_has_changed_unseen_is_not_written_over() {
+    let world = World::new().await;
+    let (web, mail) = (placed(&world, "web").await, placed(&world, "mail").await);
+    world.mirror_stop.cancel();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    present(&world, web, Some("here.test")).await.unwrap();
+    let error = present(&world, mail, Some("there.test")).await.unwrap_err();
+    assert!(matches!(error, Error::Store(store::Error::Conflict { .. })), "{error}");
+    let challenge: Challenge = world.get(&key::challenge(TOKEN)).await.unwrap();
+    assert_eq!(challenge.txt.unwrap().name, "here.test");
 }
 
 #[tokio::test(start_paused = true)]

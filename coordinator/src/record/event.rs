@@ -67,6 +67,8 @@ kinds! {
     CertificateAtRisk = "certificate.at-risk",
     /// A new bundle was stored.
     CertificateIssued = "certificate.issued",
+    /// A TXT value could not be removed from the DNS for so long that it stays there.
+    ValueGivenUp = "dns.value-given-up",
     /// An operator asked for a renewal.
     RenewalRequested = "certificate.renewal-requested",
     /// An operator asked for a revocation.

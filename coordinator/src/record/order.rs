@@ -130,10 +130,11 @@ impl Stage {
     }
 }
 
-/// A presented challenge (RFC 8555 section 8).
+/// A presented challenge (RFC 8555 section 8). A CA may give the same authorization, and so the same
+/// challenge, to several orders: it is there as long as one of them has its token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Challenge {
-    /// The order that presented it.
+    /// The order that presented it last.
     pub order: Uuid,
     /// The certificate of the order.
     pub certificate: CertName,
@@ -153,6 +154,10 @@ pub struct Challenge {
     /// touched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standing: Option<StandingRecord>,
+    /// Where its value stood when it was presented before, with another provider or at another name: to be
+    /// removed from there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<TxtRecord>,
 }
 
 /// One value of a TXT record (RFC 8555 section 8.4), and who keeps it.
@@ -181,6 +186,22 @@ pub struct StandingRecord {
     /// Whether wildcards have to be allowed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub wildcard: bool,
+}
+
+impl Challenge {
+    /// Whether there may be a value of it in the DNS, of which nothing else knows that it is ours.
+    pub fn is_in_dns(&self) -> bool {
+        self.txt.is_some() || !self.left.is_empty()
+    }
+
+    /// This challenge in the place of what stood in the store: what that has in the DNS elsewhere is
+    /// not forgotten.
+    #[must_use]
+    pub fn after(mut self, before: &Self) -> Self {
+        let known = before.left.iter().chain(&before.txt);
+        self.left = known.filter(|txt| Some(*txt) != self.txt.as_ref()).cloned().collect();
+        self
+    }
 }
 
 impl Record for Challenge {

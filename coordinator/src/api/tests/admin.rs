@@ -124,6 +124,7 @@ async fn a_deleted_certificate_takes_everything_along_but_its_generation() {
         challenge_type: chancery_shared::challenge_type::ChallengeType::Http01,
         txt: None,
         standing: None,
+        left: Vec::new(),
     };
     fleet.put(key::challenge("token-1"), &challenge).await;
     for certificate in [&www, &mail] {

@@ -14,9 +14,9 @@
 //! Several values may stand at one name: an apex and its wildcard share it, so do orders that run side by side,
 //! and another ACME client may use it too. So the journal is the ledger. Before the DNS is touched, the
 //! challenge's record in the store says which provider, zone, name and value ([`TxtRecord`]); it
-//! is deleted after the value has been removed. An order does not wait for that: what is left when it ends
-//! belongs to nobody, and the leader's [`Sweeper`] removes it, whoever wrote it. No other value
-//! is ever touched.
+//! is deleted after the value has been removed. An order does not wait for that: what is left when no live order
+//! has the challenge's token any more (a CA may give one challenge to several) belongs to nobody, and the leader's
+//! [`Sweeper`] removes it, whoever wrote it, also from where it stood before. No other value is ever touched.
 //!
 //! One name is changed by one task at a time: there are providers whose API only knows
 //! how to replace all values of a name. The task outlives whoever wants the change: a request that is

@@ -1,20 +1,29 @@
 //! Removes the TXT values that no order needs any more, and their records.
 //!
-//! Level-triggered: a pass looks at all challenges in the mirror, and takes those whose order is over,
-//! whether it ended a moment ago under this leader or in a term that was killed. What cannot be
-//! removed now stays recorded, and is tried again later.
+//! Level-triggered: after each order that has ended, the mirror shows what is left over, whether it was
+//! left a moment ago under this leader or in a term that was killed. A value that cannot be removed now
+//! stays recorded and is tried again, after waits of its own: it holds up no other. After a month an
+//! event tells that it was given up.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use chancery_shared::retry::Policy;
-use futures_util::{StreamExt as _, stream};
-use tokio::sync::broadcast::error::RecvError;
+use chancery_shared::{clock::SharedClock, failpoint::crash_point, retry::Policy};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    time::timeout,
+};
 
 use super::{Dns01, Error};
 use crate::{
     election::Leadership,
-    mirror::{Mirror, View},
-    record::{self, Challenge, Order, key},
+    events::Events,
+    mirror::{Mirror, Touched, Versioned, View},
+    record::{self, Challenge, EventKind, TxtRecord, key},
     store::{self, Store},
 };
 
@@ -22,6 +31,8 @@ use crate::{
 pub struct Sweeper {
     store: Arc<dyn Store>,
     mirror: Arc<Mirror>,
+    events: Events,
+    clock: SharedClock,
     dns01: Arc<Dns01>,
 }
 
@@ -32,121 +43,169 @@ enum Failed {
     Dns(#[from] Error),
     #[error(transparent)]
     Store(#[from] store::Error),
+    #[error("its record has changed meanwhile")]
+    Changed,
     #[error("this coordinator no longer leads")]
     SteppedDown,
 }
 
+/// A challenge with something that nobody needs.
+struct LeftOver {
+    found: Versioned<Challenge>,
+    /// Whether all of it is, and not only what stands where it was presented before.
+    is_stray: bool,
+}
+
 impl Sweeper {
     /// A sweeper for the challenges in `store`.
-    pub fn new(store: Arc<dyn Store>, mirror: Arc<Mirror>, dns01: Arc<Dns01>) -> Self {
-        Self { store, mirror, dns01 }
+    pub fn new(
+        store: Arc<dyn Store>,
+        mirror: Arc<Mirror>,
+        events: Events,
+        clock: SharedClock,
+        dns01: Arc<Dns01>,
+    ) -> Self {
+        Self { store, mirror, events, clock, dns01 }
     }
 
     /// Sweeps whenever an order has ended, until the future is dropped.
     pub async fn run(&self, leadership: &Leadership) {
         let mut touched = self.mirror.touched();
-        let mut waits = AFTER_FAILURE.waits();
+        let (mut at_work, mut work) = (BTreeSet::new(), FuturesUnordered::new());
         loop {
-            let wait = if self.pass(leadership).await {
-                waits.reset();
-                Duration::MAX
-            } else {
-                waits.next_wait()
-            };
-            let ended = async {
-                loop {
-                    match touched.recv().await {
-                        Ok(touched) if touched.certificates.is_empty() && !touched.everything => {}
-                        Ok(_) | Err(RecvError::Lagged(_)) => return,
-                        Err(RecvError::Closed) => std::future::pending().await,
-                    }
+            for token in left_over(&self.mirror.read()).into_keys() {
+                if at_work.insert(token.clone()) {
+                    work.push(self.sweep(leadership, token));
                 }
-            };
-            // With a failure, the wait is kept to: a dead provider is not asked at each order.
-            if wait == Duration::MAX {
-                ended.await;
-            } else {
-                tokio::time::sleep(wait).await;
+            }
+            tokio::select! {
+                () = until_orders_change(&mut touched) => {}
+                Some(token) = work.next() => {
+                    at_work.remove(&token);
+                }
             }
         }
     }
 
-    /// Removes everything that nobody needs. Whether all of it could be.
-    async fn pass(&self, leadership: &Leadership) -> bool {
-        let orphans = orphans(&self.mirror.read());
-        let work: Vec<_> = orphans
-            .iter()
-            .map(|(token, challenge)| self.try_remove(leadership, token, challenge))
-            .collect();
-        // Not `all`, which would leave the rest alone after the first failure.
-        let removed = stream::iter(work).buffer_unordered(AT_ONCE);
-        removed.fold(true, async |all, removed| all && removed).await
+    /// Tries until nothing of a challenge is left over. Returns its token.
+    async fn sweep(&self, leadership: &Leadership, token: String) -> String {
+        let mut waits = AFTER_FAILURE.waits();
+        loop {
+            let Some(left) = left_over(&self.mirror.read()).remove(&token) else { return token };
+            let Err(error) = self.try_sweep(leadership, &token, &left).await else { continue };
+            if matches!(error, Failed::Changed) {
+                tracing::debug!(%error, "what is left of a challenge is looked at again");
+            } else {
+                let certificate = &left.found.record.certificate;
+                tracing::warn!(%error, %certificate, "a TXT value stays in the DNS for now");
+            }
+            tokio::time::sleep(waits.next_wait()).await;
+        }
     }
 
-    async fn try_remove(
+    async fn try_sweep(
         &self,
         leadership: &Leadership,
         token: &str,
-        challenge: &Challenge,
-    ) -> bool {
-        let Err(error) = self.remove(leadership, token, challenge).await else { return true };
-        let txt = challenge.txt.as_ref().map(|txt| txt.name.as_str()).unwrap_or_default();
-        tracing::warn!(%error, name = txt, "a TXT value stays in the DNS for now");
-        false
+        LeftOver { found, is_stray }: &LeftOver,
+    ) -> Result<(), Failed> {
+        let before = &*found.record;
+        let (mut after, mut failed) = (before.clone(), None);
+        for txt in before.left.iter().chain(before.txt.iter().filter(|_| *is_stray)) {
+            match self.remove(leadership, token, found, txt).await {
+                Err(Failed::Dns(error)) if !self.gives_up(before, txt, &error) => {
+                    failed = Some(Failed::Dns(error));
+                }
+                Ok(()) | Err(Failed::Dns(_)) => {
+                    after.left.retain(|left| left != txt);
+                    after.txt.take_if(|after| *after == *txt);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let at = key::challenge(token);
+        let batch = leadership.batch().unchanged(&at, Some(found.revision));
+        let batch = if *is_stray && !after.is_in_dns() {
+            batch.delete(&at)
+        } else if after != *before {
+            batch.put(&at, record::encode(&after))
+        } else {
+            return failed.map_or(Ok(()), Err);
+        };
+        let revision = match self.store.commit(batch).await {
+            Err(store::Error::Conflict { .. }) => return Err(Failed::Changed),
+            done => done?,
+        };
+        // So that it is not seen as left over again. What is written is written.
+        let _ = timeout(SHOWN, self.mirror.wait_for(revision)).await;
+        failed.map_or(Ok(()), Err)
     }
 
+    /// Removes one value, unless its record is no longer what it was.
     async fn remove(
         &self,
         leadership: &Leadership,
         token: &str,
-        challenge: &Challenge,
+        found: &Versioned<Challenge>,
+        txt: &TxtRecord,
     ) -> Result<(), Failed> {
-        let at = key::challenge(token);
-        let mut revision = None;
         // The store decides, not the mirror: another order may have presented the same challenge again.
         let still = async {
             leadership.check().map_err(|_| Failed::SteppedDown)?;
-            let Some(found) = self.store.get(&at).await? else { return Ok(false) };
-            let Ok(present) = record::decode::<Challenge>(&at, &found.value) else {
-                return Ok(false);
-            };
-            revision = Some(found.revision);
-            Ok(present == *challenge && !self.is_live(&present).await?)
+            let entry = self.store.get(&key::challenge(token)).await?;
+            Ok(entry.is_some_and(|entry| entry.revision == found.revision))
         };
-        let Some(txt) = &challenge.txt else { return Ok(()) };
-        if self.dns01.remove::<Failed>(token, challenge, txt, still).await? {
-            let batch = leadership.batch().unchanged(&at, revision).delete(&at);
-            match self.store.commit(batch).await {
-                // Somebody has presented it again, and will put the value back.
-                Ok(_) | Err(store::Error::Conflict { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+        crash_point("dns01::remove");
+        let removed = self.dns01.remove::<Failed>(token, &found.record, txt, still).await?;
+        if removed { Ok(()) } else { Err(Failed::Changed) }
     }
 
-    async fn is_live(&self, challenge: &Challenge) -> Result<bool, Failed> {
-        let at = key::order(&challenge.certificate);
-        let Some(found) = self.store.get(&at).await? else { return Ok(false) };
-        // An order that cannot be read may need it.
-        Ok(record::decode::<Order>(&at, &found.value)
-            .map_or(true, |order| order.id == challenge.order))
+    /// Whether a value was tried for so long that it is left where it is.
+    fn gives_up(&self, challenge: &Challenge, txt: &TxtRecord, error: &Error) -> bool {
+        let began = challenge.order.get_timestamp().map_or(0, |time| time.to_unix().0);
+        let now = u64::try_from(self.clock.now().as_second()).unwrap_or_default();
+        if now.saturating_sub(began) < GIVES_UP.as_secs() {
+            return false;
+        }
+        let message = format!(
+            "gave up removing the TXT value \"{}\" at {} after {} days, remove it by hand: {error}",
+            txt.value,
+            txt.name,
+            GIVES_UP.as_secs() / (24 * 3600)
+        );
+        self.events.record(EventKind::ValueGivenUp, challenge.certificate.as_str(), message);
+        true
     }
 }
 
-/// The challenges with a TXT value whose order is over.
-fn orphans(view: &View) -> Vec<(String, Challenge)> {
-    let of_nobody = |challenge: &Challenge| {
-        let order = view.orders.get(&challenge.certificate);
-        challenge.txt.is_some() && order.is_none_or(|order| order.record.id != challenge.order)
-    };
-    view.challenges
-        .iter()
-        .filter(|(_, challenge)| of_nobody(&challenge.record))
-        .map(|(token, challenge)| (token.clone(), (*challenge.record).clone()))
+/// What is left over, by token.
+fn left_over(view: &View) -> BTreeMap<String, LeftOver> {
+    let strays = view.strays().map(|(token, found)| (token, found, true));
+    let moved = view.challenges.iter().filter(|(_, found)| !found.record.left.is_empty());
+    let moved = moved.map(|(token, found)| (token, found, false));
+    // Of two for one token the last one stays.
+    let all = moved.chain(strays);
+    all.map(|(token, found, is_stray)| (token.clone(), LeftOver { found: found.clone(), is_stray }))
         .collect()
+}
+
+/// Resolves when an order may have come, gone on or ended.
+async fn until_orders_change(touched: &mut Receiver<Arc<Touched>>) {
+    loop {
+        match touched.recv().await {
+            Ok(touched) if touched.certificates.is_empty() && !touched.everything => {}
+            Ok(_) | Err(RecvError::Lagged(_)) => return,
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
 }
 
 const AFTER_FAILURE: Policy =
     Policy { first: Duration::from_secs(5), most: Duration::from_mins(10), factor: 2 };
-const AT_ONCE: usize = 8;
+/// How long it is tried to remove a value.
+const GIVES_UP: Duration = Duration::from_hours(30 * 24);
+/// For a mirror that is behind.
+const SHOWN: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

@@ -38,14 +38,14 @@ impl Provider for Fake {
 }
 
 /// Answers with one fake provider, whose changes nobody ever sees.
-struct World {
-    dns01: Dns01,
+pub(super) struct World {
+    pub(super) dns01: Arc<Dns01>,
     said: Said,
     may_finish: Arc<Semaphore>,
 }
 
 impl World {
-    fn new(may_finish: usize) -> Self {
+    pub(super) fn new(may_finish: usize) -> Self {
         let (said, may_finish) = (Said::default(), Arc::new(Semaphore::new(may_finish)));
         let provider = Fake { said: said.clone(), may_finish: may_finish.clone() };
         let nobody = "127.0.0.1:1".parse().unwrap();
@@ -66,10 +66,10 @@ impl World {
             propagation_deadline: Duration::from_mins(3),
             locks: Locks::default(),
         };
-        Self { dns01, said, may_finish }
+        Self { dns01: Arc::new(dns01), said, may_finish }
     }
 
-    fn said(&self) -> Vec<String> {
+    pub(super) fn said(&self) -> Vec<String> {
         self.said.lock().unwrap().clone()
     }
 
@@ -97,7 +97,7 @@ fn stepped_down() -> Error {
     Error::UnknownProvider("stepped-down".parse().unwrap())
 }
 
-fn challenge(number: usize) -> Challenge {
+pub(super) fn challenge(number: usize) -> Challenge {
     let txt = TxtRecord {
         provider: "fake".parse().unwrap(),
         zone: "example.org".to_owned(),
@@ -112,6 +112,7 @@ fn challenge(number: usize) -> Challenge {
         key_authorization: "token.thumbprint".to_owned(),
         txt: Some(txt),
         standing: None,
+        left: Vec::new(),
     }
 }
 

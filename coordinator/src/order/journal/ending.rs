@@ -1,5 +1,9 @@
 //! The end of an order: it goes together with what it presented.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
+
 use super::{Entry, Error, Journal, MOST_TOKENS};
 use crate::{
     election::Leadership,
@@ -8,8 +12,8 @@ use crate::{
 };
 
 impl Journal {
-    /// A batch that removes an order and exactly the challenges that it presented. One that
-    /// another order has presented since (a CA may give the same authorization to two) stays. So does
+    /// A batch that removes an order and exactly the challenges that it alone has presented. One that
+    /// another live order has as well (a CA may give the same authorization to two) stays for that. So does
     /// one with a TXT record, until the sweeper has removed that from the DNS.
     pub(in crate::order) async fn ending(
         &self,
@@ -29,7 +33,7 @@ impl Journal {
         self.withdrawing(batch, order, last).await
     }
 
-    /// `batch` with the deletion of those of `tokens` that are the order's.
+    /// `batch` with the deletion of those of `tokens` that no other order needs.
     async fn withdrawing(
         &self,
         mut batch: Batch,
@@ -39,12 +43,19 @@ impl Journal {
         for token in tokens {
             let at = key::challenge(token);
             let Some(found) = self.store.get(&at).await? else { continue };
-            let is_ours = record::decode::<Challenge>(&at, &found.value)
-                .map_or(true, |challenge| challenge.order == order.id && challenge.txt.is_none());
-            if is_ours {
+            // Whoever has presented it is written down in the step that wrote it, or in an earlier one. Two that
+            // end at once may leave it to each other, and then to the sweeper.
+            let shown = timeout(SHOWN, self.mirror.wait_for(found.revision)).await.is_ok();
+            let is_needed = !shown || self.mirror.read().is_needed_by_another(token, order.id);
+            let is_in_dns = record::decode::<Challenge>(&at, &found.value)
+                .is_ok_and(|challenge| challenge.is_in_dns());
+            if !is_needed && !is_in_dns {
                 batch = batch.unchanged(&at, Some(found.revision)).delete(&at);
             }
         }
         Ok(batch)
     }
 }
+
+/// For a mirror that is behind.
+const SHOWN: Duration = Duration::from_secs(5);

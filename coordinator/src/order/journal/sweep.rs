@@ -1,9 +1,6 @@
 //! What should not be there: challenges without their order.
 
-use std::collections::BTreeSet;
-
 use chancery_shared::number::Revision;
-use uuid::Uuid;
 
 use super::{Error, Journal};
 use crate::{election::Leadership, record::key, store};
@@ -31,16 +28,8 @@ impl Journal {
 
     fn strays(&self) -> Vec<(String, Revision)> {
         let view = self.mirror.read();
-        if view.damaged.keys().any(|damaged| damaged.starts_with(key::ORDERS)) {
-            // Nobody can say what that order has presented.
-            return Vec::new();
-        }
-        let live: BTreeSet<Uuid> = view.orders.values().map(|order| order.record.id).collect();
-        // One with a TXT record goes after the value in the DNS has gone (`challenge::dns01`).
-        let strays = view
-            .challenges
-            .iter()
-            .filter(|(_, found)| found.record.txt.is_none() && !live.contains(&found.record.order));
+        // What is in the DNS goes after the value there has gone (`challenge::dns01`).
+        let strays = view.strays().filter(|(_, found)| !found.record.is_in_dns());
         strays.map(|(token, found)| (token.clone(), found.revision)).collect()
     }
 }

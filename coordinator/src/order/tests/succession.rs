@@ -116,7 +116,7 @@ async fn what_a_former_leader_still_does_changes_nothing() {
 async fn challenges_of_orders_that_are_no_more_are_swept() {
     let Stuck { mut world, web, first, .. } = stuck("challenge", Moment::Before).await;
     let presented = world.store.list(key::CHALLENGES).await.unwrap().entries;
-    assert_eq!(presented.len(), 1);
+    assert_eq!(presented.len(), 2);
     let stray = Challenge {
         order: uuid::Uuid::now_v7(),
         certificate: web.clone(),
@@ -125,6 +125,7 @@ async fn challenges_of_orders_that_are_no_more_are_swept() {
         key_authorization: "answer".to_owned(),
         txt: None,
         standing: None,
+        left: Vec::new(),
     };
     for token in ["a_token_of_nobody_at_all-1", "a_token_of_nobody_at_all-2"] {
         world.put(key::challenge(token), &stray).await;

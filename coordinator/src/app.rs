@@ -324,11 +324,8 @@ async fn serve(
     let mut servers = JoinSet::new();
     let Listeners { agents, http, http01, tls_alpn01, admin } = listeners;
 
-    let stop = shutdown.clone();
-    spawn(&mut servers, "the listener for HTTP-01", {
-        let routes = http01::routes(mirror.clone());
-        async move { axum::serve(http01, routes).with_graceful_shutdown(stop.cancelled_owned()).await }
-    });
+    let serving = http01::serve(http01, mirror.clone(), shutdown.clone());
+    spawn(&mut servers, "the listener for HTTP-01", serving);
     if let Some(listener) = tls_alpn01 {
         let serving = tls_alpn01::serve(listener, mirror.clone(), shutdown.clone());
         spawn(&mut servers, "the listener for TLS-ALPN-01", serving);

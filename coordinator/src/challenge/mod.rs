@@ -3,4 +3,5 @@
 pub mod dns01;
 pub mod dns_persist01;
 pub mod http01;
+mod listener;
 pub mod tls_alpn01;

@@ -10,7 +10,7 @@
 //! same time, the order that has presented first is answered, and the others wait for it
 //! ([`taken_by_another`]).
 
-use std::{io, net::IpAddr, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, sync::Arc};
 
 use chancery_shared::{challenge_type::ChallengeType, identifier::Identifier, tls::provider};
 use rustls::{
@@ -22,12 +22,11 @@ use rustls::{
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::listener;
 use crate::{
     mirror::{Mirror, View},
     record::Challenge,
@@ -65,28 +64,15 @@ fn server_config(mirror: Arc<Mirror>) -> Result<ServerConfig, rustls::Error> {
 }
 
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor) {
-    let running = Arc::new(Semaphore::new(HANDSHAKES));
-    loop {
-        let tcp = match listener.accept().await {
-            Ok((tcp, _)) => tcp,
-            Err(error) => {
-                // Out of file descriptors, most likely; at once it would not be better.
-                tracing::warn!(%error, "cannot accept a connection for TLS-ALPN-01");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
-                continue;
-            }
-        };
-        let Ok(permit) = running.clone().try_acquire_owned() else { continue };
+    listener::accept(listener, "TLS-ALPN-01", |tcp| {
         let acceptor = acceptor.clone();
-        tokio::spawn(async move {
-            match timeout(HANDSHAKE, handshake(&acceptor, tcp)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "TLS-ALPN-01 handshake failed"),
-                Err(_) => tracing::debug!("a TLS-ALPN-01 handshake took too long"),
+        async move {
+            if let Err(error) = handshake(&acceptor, tcp).await {
+                tracing::debug!(%error, "TLS-ALPN-01 handshake failed");
             }
-            drop(permit);
-        });
-    }
+        }
+    })
+    .await;
 }
 
 /// The handshake is the answer (RFC 8737 section 3).
@@ -176,11 +162,6 @@ fn answer(challenge: &Challenge) -> Result<CertifiedKey, String> {
 
 /// RFC 8737 section 6.2.
 const PROTOCOL: &[u8] = b"acme-tls/1";
-/// Handshakes at once.
-const HANDSHAKES: usize = 256;
-/// A whole handshake, its network round trips included.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,10 @@
 //! The challenges of an order: which are answered, and when the CA is told.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    sync::Arc,
+};
 
 use chancery_shared::{
     challenge_type::ChallengeType, failpoint::crash_point, identifier::Identifier,
@@ -33,16 +37,23 @@ impl Drive<'_> {
         let mut answers = BTreeMap::new();
         let order = &self.entry.order;
         let (id, certificate) = (order.id, order.certificate.clone());
+        let mut unseen: BTreeSet<Identifier> = order.identifiers.iter().cloned().collect();
         let preferred = ChallengeType::preferred(&order.challenges);
         let now = self.orders.clock.now();
         let with = With { answers: &self.orders.answers_with, account: self.account, now };
         let mut authorizations = known(&mut self.at_ca)?.authorizations();
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = authorization?;
+            let identifier = identifier(&authorization)?;
+            if !unseen.remove(&identifier) {
+                let reason = "which was not ordered, or has one already";
+                return Err(Error::BadIssuance(format!(
+                    "authorization for {identifier}, {reason}"
+                )));
+            }
             if authorization.status != AuthorizationStatus::Pending {
                 continue;
             }
-            let identifier = identifier(&authorization)?;
             let Chosen { challenge_type, place, standing } =
                 choose(&authorization, &identifier, preferred, &with).await?;
             let Some(challenge) = authorization.challenge(acme(challenge_type)) else { continue };
@@ -66,7 +77,10 @@ impl Drive<'_> {
                 key_authorization,
                 left: Vec::new(),
             };
-            answers.insert(token, answer);
+            if answers.insert(token, answer).is_some() {
+                let reason = "two authorizations have the same challenge token".to_owned();
+                return Err(Error::BadIssuance(reason));
+            }
         }
         let entry = self.entry.clone();
         self.entry = self.orders.journal.present(self.leadership, entry, answers).await?;
@@ -106,8 +120,7 @@ impl Drive<'_> {
                     .is_some_and(|presented| acme(presented.challenge_type) == challenge.r#type)
             });
             let Some(ours) = ours.map(|challenge| challenge.r#type.clone()) else {
-                // A former leader has died between two steps of presenting.
-                return self.present().await;
+                return self.present_again().await;
             };
             if let Some(mut challenge) = authorization.challenge(ours)
                 && challenge.status == ChallengeStatus::Pending
@@ -118,6 +131,16 @@ impl Drive<'_> {
         }
         crash_point("order::told-ready");
         self.await_change(OrderStatus::Pending).await
+    }
+
+    /// A former leader has died between two steps of presenting. That happens once at most, however
+    /// often the CA tells something new.
+    async fn present_again(&mut self) -> Result<(), Error> {
+        if mem::replace(&mut self.presented_again, true) {
+            let reason = "its challenges are not those that were presented a moment ago".to_owned();
+            return Err(Error::BadIssuance(reason));
+        }
+        self.present().await
     }
 
     /// Over TLS-ALPN-01 only the first of several orders is answered for a name.

@@ -30,9 +30,21 @@ pub(super) struct Drive<'a> {
     pub(super) entry: Entry,
     /// The order as the CA last showed it.
     pub(super) at_ca: Option<instant_acme::Order>,
+    /// Whether challenges were presented although the journal said that they were.
+    pub(super) presented_again: bool,
 }
 
-impl Drive<'_> {
+impl<'a> Drive<'a> {
+    pub(super) fn new(
+        orders: &'a Orders,
+        leadership: &'a Leadership,
+        issuer: &'a IssuerSpec,
+        account: &'a Account,
+        entry: Entry,
+    ) -> Self {
+        Self { orders, leadership, issuer, account, entry, at_ca: None, presented_again: false }
+    }
+
     /// Does step after step.
     pub(super) async fn finish(mut self) -> Result<Revision, Error> {
         loop {

@@ -377,8 +377,7 @@ impl Orders {
                 entry
             }
         };
-        let drive =
-            Drive { orders: self, leadership, issuer, account: &account, entry, at_ca: None };
+        let drive = Drive::new(self, leadership, issuer, &account, entry);
         let finished = drive.finish().await;
         if matches!(finished, Err(Error::AccountUnknown)) {
             self.accounts.forget(leadership, &issuer.name, account.id()).await?;

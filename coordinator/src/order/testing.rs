@@ -66,6 +66,10 @@ pub(crate) struct FakeCa {
     pub(crate) placed: AtomicUsize,
     /// Token of the first challenge of every order; the others have theirs after it.
     pub(crate) token: Mutex<String>,
+    /// Whether all challenges of an order have that.
+    pub(crate) repeats_token: AtomicBool,
+    /// What all authorizations are for, instead of what was ordered.
+    pub(crate) authorizes: Mutex<Option<String>>,
     /// How often the issuing certificate stands in a chain.
     pub(crate) repeat_issuer: AtomicUsize,
     /// Whether what it issues has expired.
@@ -96,6 +100,8 @@ impl Default for FakeCa {
             asked: AtomicUsize::new(0),
             placed: AtomicUsize::new(0),
             token: Mutex::new("a_token_of_enough_entropy-1".to_owned()),
+            repeats_token: AtomicBool::new(false),
+            authorizes: Mutex::default(),
             repeat_issuer: AtomicUsize::new(1),
             expired: AtomicBool::new(false),
             paths: Mutex::default(),
@@ -193,9 +199,10 @@ impl FakeCa {
                 let order = self.state.lock().unwrap()[&number].clone();
                 let name = &order.names[segments[2].parse::<usize>().unwrap()];
                 let mut token = self.token.lock().unwrap().clone();
-                if segments[2] != "0" {
+                if segments[2] != "0" && !self.repeats_token.load(SeqCst) {
                     token += segments[2];
                 }
+                let name = self.authorizes.lock().unwrap().clone().unwrap_or(name.clone());
                 ok(&json!({
                     "identifier": {"type": "dns", "value": name}, "status": order.status,
                     "challenges": [{"type": "http-01", "url": url(&format!("challenge/{number}")),

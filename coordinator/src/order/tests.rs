@@ -50,6 +50,19 @@ async fn a_token_that_is_none_reaches_no_key() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn authorizations_that_are_not_the_orders_are_refused() {
+    for authorized in [Some("b.else.test"), Some("a.web.test"), None] {
+        let world = World::new().await;
+        *world.main.authorizes.lock().unwrap() = authorized.map(str::to_owned);
+        world.main.repeats_token.store(authorized.is_none(), SeqCst);
+        let web = world.declare("web", "main").await;
+        assert!(!is_again(&world.run(&web, Tries::default()).await));
+        assert_eq!(code(&world.state(&web).await), "bad-issuance", "{authorized:?}");
+        assert!(world.store.list(key::CHALLENGES).await.unwrap().entries.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_chain_may_repeat_itself_but_not_without_end() {
     let world = World::new().await;
     world.main.repeat_issuer.store(2, SeqCst);

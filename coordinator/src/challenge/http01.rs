@@ -44,7 +44,8 @@ pub async fn serve(
     Ok(())
 }
 
-fn routes(mirror: Arc<Mirror>) -> Router {
+/// The routes alone, for whoever has no listener.
+pub fn routes(mirror: Arc<Mirror>) -> Router {
     Router::new().route("/.well-known/acme-challenge/{token}", get(answer)).with_state(mirror)
 }
 

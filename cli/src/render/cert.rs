@@ -1,10 +1,10 @@
 //! `cert list` and `cert show`.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use chancery_proto::v1::{
-    CertificateDetail, CertificateSpec, CertificateSummary, DeploymentDetail, DeploymentReport,
-    OrderDetail, RenewTimes, Revocation,
+    AcmeProblem, CertificateDetail, CertificateSpec, CertificateSummary, DeploymentDetail,
+    DeploymentReport, OrderDetail, RenewTimes, Revocation,
 };
 
 use super::{
@@ -101,6 +101,9 @@ pub(crate) fn detail(detail: &CertificateDetail, view: &View) -> String {
     }
     let mut page = facts(view, rows);
     page.push('\n');
+    if let Some(problem) = &detail.last_problem {
+        page.push_str(&section(view, "Last problem of the CA", &last_problem(problem, view)));
+    }
     if let Some(order) = &detail.order {
         page.push_str(&section(view, "Order", &facts(view, order_facts(order, view))));
     }
@@ -158,6 +161,30 @@ fn key_type(spec: &CertificateSpec) -> String {
         (false, false) => "",
     };
     format!("{}{how}", or_dash(&spec.key_type))
+}
+
+/// What the CA said, identifier by identifier.
+fn last_problem(problem: &AcmeProblem, view: &View) -> String {
+    // An order that turned invalid may have nothing but what is the matter with its identifiers.
+    let told = [("Type", &problem.r#type), ("Detail", &problem.detail)].into_iter();
+    let told = told.filter(|(_, text)| !text.is_empty());
+    let mut rows: Vec<_> = told.map(|(field, text)| (field, printable(text))).collect();
+    if problem.status > 0 {
+        rows.push(("Status", problem.status.to_string()));
+    }
+    rows.push(("At", when::both(problem.at.as_ref(), view.now)));
+    let mut text = facts(view, rows);
+    for one in &problem.subproblems {
+        let identifier = view.paint.red(&or_dash(&one.identifier));
+        let _ = write!(text, "\n{identifier}: {}", or_dash(&one.detail));
+        if !one.r#type.is_empty() {
+            let _ = write!(text, " ({})", printable(&one.r#type));
+        }
+    }
+    if problem.left_out > 0 {
+        let _ = write!(text, "\nand {} more", problem.left_out);
+    }
+    text
 }
 
 /// When it may be renewed.
@@ -359,6 +386,15 @@ mod tests {
         Renewal      two thirds of its life have passed
         Renews       in 90 s (2026-11-22 05:01:30Z)
 
+        Last problem of the CA
+        Type    urn:ietf:params:acme:error:malformed
+        Detail  two identifiers were refused
+        Status  403
+        At      60 s ago (2026-11-22 04:59:00Z)
+        example.org: CAA forbids it (urn:ietf:params:acme:error:caa)
+        -: no such domain
+        and 1 more
+
         Order
         Id        0192-order
         Stage     presented
@@ -395,9 +431,40 @@ mod tests {
     }
 
     #[test]
+    fn what_a_ca_said_for_programs() {
+        let detail = json::CertificateDetail::from(&fixtures::certificate_detail());
+        let shown = serde_json::to_value(&detail).unwrap();
+        assert_json_snapshot!(shown["last_problem"], @r#"
+        {
+          "at": "2026-11-22T04:59:00Z",
+          "detail": "two identifiers were refused",
+          "left_out": 1,
+          "status": 403,
+          "subproblems": [
+            {
+              "detail": "CAA forbids it",
+              "identifier": "example.org",
+              "type": "urn:ietf:params:acme:error:caa"
+            },
+            {
+              "detail": "no such domain",
+              "identifier": null,
+              "type": null
+            }
+          ],
+          "type": "urn:ietf:params:acme:error:malformed"
+        }
+        "#);
+    }
+
+    /// One that no CA has had anything against.
+    fn unrefused() -> CertificateDetail {
+        CertificateDetail { last_problem: None, ..fixtures::certificate_detail() }
+    }
+
+    #[test]
     fn one_certificate_for_programs() {
-        let one = fixtures::certificate_detail();
-        assert_json_snapshot!(json::CertificateDetail::from(&one), @r#"
+        assert_json_snapshot!(json::CertificateDetail::from(&unrefused()), @r#"
         {
           "name": "www",
           "identifiers": [
@@ -446,6 +513,7 @@ mod tests {
           "renew_requests": 1,
           "failures": 0,
           "next_attempt": null,
+          "last_problem": null,
           "order": {
             "id": "0192-order",
             "issuer": "letsencrypt",

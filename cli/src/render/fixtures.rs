@@ -260,6 +260,21 @@ pub(crate) fn certificate_detail() -> CertificateDetail {
         renew_requests: 1,
         failures: 0,
         next_attempt: None,
+        last_problem: Some(AcmeProblem {
+            at: Some(before("1min")),
+            r#type: text("urn:ietf:params:acme:error:malformed"),
+            detail: text("two identifiers were refused"),
+            status: 403,
+            subproblems: vec![
+                AcmeSubproblem {
+                    identifier: text("example.org"),
+                    r#type: text("urn:ietf:params:acme:error:caa"),
+                    detail: text("CAA forbids it"),
+                },
+                AcmeSubproblem { detail: text("no such domain"), ..AcmeSubproblem::default() },
+            ],
+            left_out: 1,
+        }),
     }
 }
 
@@ -352,6 +367,8 @@ pub(crate) fn plan() -> ApplyResponse {
         name: text(name),
         details: details.iter().map(|detail| text(detail)).collect(),
         causes_order: order,
+        possible_at: order.then(|| after("5min")),
+        because: if order { text("50 per 7d for example.org are used up") } else { String::new() },
     };
     ApplyResponse {
         changes: vec![

@@ -7,6 +7,7 @@ use chancery_proto::v1::{ApplyResponse, Change, change::Action};
 use super::{
     View,
     text::{count, printable},
+    when,
 };
 
 /// The plan, as a diff: `+` to make, `~` to change, `-` to delete.
@@ -30,7 +31,11 @@ pub(crate) fn plan(plan: &ApplyResponse, view: &View) -> String {
 
 fn one_change(change: &Change, view: &View) -> String {
     let (kind, name) = (printable(&change.kind), printable(&change.name));
-    let order = if change.causes_order { "  (will be ordered)" } else { "" };
+    let order = match &change.possible_at {
+        _ if !change.causes_order => String::new(),
+        None => "  (will be ordered)".to_owned(),
+        Some(at) => format!("  (will be ordered, possible {})", when::both(Some(at), view.now)),
+    };
     let heading = |sign: &str| format!("{sign} {kind} {name}");
     let heading = match change.action() {
         Action::Create => view.paint.green(&heading("+")),
@@ -39,6 +44,9 @@ fn one_change(change: &Change, view: &View) -> String {
         Action::Unspecified => heading("?"),
     };
     let mut text = format!("{heading}{order}\n");
+    if !change.because.is_empty() {
+        let _ = writeln!(text, "    not before: {}", printable(&change.because));
+    }
     for detail in &change.details {
         let _ = writeln!(text, "    {}", printable(detail));
     }
@@ -91,7 +99,8 @@ mod tests {
     fn a_plan_reads_like_a_diff() {
         let changes = fixtures::plan();
         assert_snapshot!(plan(&changes, &fixtures::view()), @"
-        + certificate mail  (will be ordered)
+        + certificate mail  (will be ordered, possible in 5 min (2026-11-22 05:05:00Z))
+            not before: 50 per 7d for example.org are used up
             identifiers: mail.example.org
             key_type: rsa-2048
         ~ issuer letsencrypt
@@ -113,7 +122,9 @@ mod tests {
                 "identifiers: mail.example.org",
                 "key_type: rsa-2048"
               ],
-              "causes_order": true
+              "causes_order": true,
+              "possible_at": "2026-11-22T05:05:00Z",
+              "because": "50 per 7d for example.org are used up"
             },
             {
               "action": "update",
@@ -122,14 +133,18 @@ mod tests {
               "details": [
                 "contacts: (none) -> mailto:ops@example.org"
               ],
-              "causes_order": false
+              "causes_order": false,
+              "possible_at": null,
+              "because": null
             },
             {
               "action": "delete",
               "kind": "certificate",
               "name": "old",
               "details": [],
-              "causes_order": false
+              "causes_order": false,
+              "possible_at": null,
+              "because": null
             }
           ],
           "unchanged": 5,

@@ -32,10 +32,12 @@ use crate::{
 
 mod compare;
 mod desired;
+mod preflight;
 mod renew;
 
 pub use compare::compare;
 pub use desired::{Desired, read};
+pub use preflight::{Wait, waits};
 
 /// All that is wrong with a desired state, one sentence each.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +120,8 @@ impl Change {
             name: name.to_owned(),
             details: self.details.clone(),
             causes_order: self.causes_order,
+            possible_at: None,
+            because: String::new(),
         }
     }
 }
@@ -240,7 +244,12 @@ fn forget_failures(batch: Batch, present: &View, name: &CertName) -> Batch {
         return batch;
     };
     let at = key::state(name);
-    let fresh = CertificateState { failures: 0, last_failure: None, ..(*state.record).clone() };
+    let fresh = CertificateState {
+        failures: 0,
+        last_failure: None,
+        last_problem: None,
+        ..(*state.record).clone()
+    };
     batch.unchanged(&*at, Some(state.revision)).put(&*at, record::encode(&fresh))
 }
 

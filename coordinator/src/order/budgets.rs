@@ -154,6 +154,7 @@ impl Open {
                 message: refused.message.clone(),
                 retry_after: Some(wait(now, refused.until)),
                 refuses: Refuses::Requests,
+                problem: None,
             }),
         }
     }
@@ -238,7 +239,7 @@ impl Open {
 /// Keeps what a refusal says in the budget, if it says when it is over or what is paused.
 fn note_refusal(budget: &mut Budget, identifiers: &[Identifier], error: &Error, now: Timestamp) {
     match error {
-        Error::CaBusy { message, retry_after: Some(wait), refuses } => {
+        Error::CaBusy { message, retry_after: Some(wait), refuses, .. } => {
             let bucket = match refuses {
                 Refuses::Requests => Bucket::Requests,
                 Refuses::Orders => Bucket::Orders,
@@ -257,7 +258,7 @@ fn note_refusal(budget: &mut Budget, identifiers: &[Identifier], error: &Error, 
             let message = printable(message, MOST_TOLD);
             budget::refuse(budget, bucket, Refused { at: now, until, message });
         }
-        Error::Paused { message, link } => {
+        Error::Paused { message, link, .. } => {
             let named: Vec<&Identifier> = identifiers
                 .iter()
                 .filter(|identifier| message.contains(identifier.as_str().trim_start_matches("*.")))

@@ -21,6 +21,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use super::{
     Error,
     jose::{self, Directory},
+    problem::{self, Kept},
     refuses::Refuses,
 };
 use crate::{election::Leadership, events::printable, record::IssuerSpec};
@@ -35,6 +36,8 @@ pub struct Busy {
     pub retry_after: Option<Duration>,
     /// For what.
     pub refuses: Refuses,
+    /// The same as a document.
+    pub problem: Kept,
 }
 
 /// The CA could not be reached, or answered with something other than ACME.
@@ -273,7 +276,8 @@ async fn exchange(
     if matches!(parts.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         let (message, refuses) = (excerpt(&body), Refuses::of_answer(parts.status, &body));
         let retry_after = retry_after(&parts.headers);
-        return Err(other(Busy { message, retry_after, refuses }));
+        let problem = problem::in_body(&body);
+        return Err(other(Busy { message, retry_after, refuses, problem }));
     }
     let is_foreign =
         is_foreign_error(parts.status, &parts.headers) || (!body.is_empty() && !is_acme(&body));
@@ -420,6 +424,7 @@ mod tests {
                 message: String::new(),
                 retry_after: None,
                 refuses: Refuses::This,
+                problem: None,
             }))))
         }
     }

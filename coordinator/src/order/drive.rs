@@ -11,13 +11,13 @@ use super::{
     account::Account,
     ca, chain, error,
     journal::{Entry, check_chain},
-    replaces,
+    problem, replaces,
     stage::{Step, next_step},
 };
 use crate::{
     election::Leadership,
     events::printable,
-    record::{EventKind, IssuerSpec, Order, Stage},
+    record::{EventKind, IssuerSpec, Order, Problem, Stage},
     store,
 };
 
@@ -233,9 +233,11 @@ impl<'a> Drive<'a> {
     /// What the CA says of an order that it gave up.
     async fn why_invalid(&mut self) -> Error {
         let (mut reasons, mut failed) = (Vec::new(), Vec::new());
+        let mut kept: Option<Problem> = None;
         if let Ok(order) = known(&mut self.at_ca) {
             if let Some(problem) = &order.state().error {
                 reasons.push(error::describe(problem));
+                kept = Some(problem::keep(problem));
             }
             let mut authorizations = order.authorizations();
             while let Some(Ok(authorization)) = authorizations.next().await {
@@ -247,15 +249,20 @@ impl<'a> Drive<'a> {
                 if authorization.status == AuthorizationStatus::Invalid {
                     failed.extend(identifier.parse().ok());
                 }
-                reasons.extend(
-                    problems.map(|problem| format!("{identifier}: {}", error::describe(problem))),
-                );
+                for found in problems {
+                    let kept = kept.get_or_insert_default();
+                    let kind = found.r#type.as_deref().unwrap_or_default();
+                    let detail = found.detail.as_deref().unwrap_or_default();
+                    problem::add(kept, &identifier, kind, detail);
+                    reasons.push(format!("{identifier}: {}", error::describe(found)));
+                }
             }
         }
         if reasons.is_empty() {
             reasons.push("the order is no longer valid, and the CA does not say why".to_owned());
         }
-        Error::Rejected { message: printable(&reasons.join("; "), MOST_TOLD), failed }
+        let message = printable(&reasons.join("; "), MOST_TOLD);
+        Error::Rejected { message, failed, problem: kept.map(Box::new) }
     }
 
     async fn advance(&mut self, stage: Stage) -> Result<(), Error> {

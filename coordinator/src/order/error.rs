@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use chancery_shared::{identifier::Identifier, name::IssuerName};
-use instant_acme::Problem;
 use jiff::Timestamp;
 
 pub use super::refuses::Refuses;
 use super::{
     ca::{Busy, Fault},
+    problem::{self, Kept},
     replaces::NOT_REPLACEABLE,
 };
-use crate::{challenge::dns01, election::SteppedDown, events::printable, seal, store};
+use crate::{
+    challenge::dns01, election::SteppedDown, events::printable, record::Problem, seal, store,
+};
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +39,8 @@ pub enum Error {
         retry_after: Option<Duration>,
         /// For what.
         refuses: Refuses,
+        /// The same as a document.
+        problem: Kept,
     },
     /// The CA would refuse the order, by what we know of its limits, so it was not asked.
     #[error("held back until {}: {reason}", whole_seconds(*.until))]
@@ -55,6 +59,8 @@ pub enum Error {
         message: String,
         /// Where to unpause it.
         link: Option<String>,
+        /// The same as a document.
+        problem: Kept,
     },
     /// The CA takes no order that replaces what this one would; without that it may (RFC 9773
     /// section 7.4).
@@ -67,6 +73,8 @@ pub enum Error {
         message: String,
         /// The identifiers that it could not validate.
         failed: Vec<Identifier>,
+        /// The same as a document.
+        problem: Kept,
     },
     /// The CA does not know the account (any longer).
     #[error("the CA does not know the account")]
@@ -212,6 +220,16 @@ impl Error {
         )
     }
 
+    /// What the CA said, as it said it.
+    pub fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Rejected { problem, .. }
+            | Self::CaBusy { problem, .. }
+            | Self::Paused { problem, .. } => problem.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Stable code, with a page in `docs/errors/`.
     pub fn code(&self) -> &'static str {
         match self {
@@ -263,14 +281,16 @@ impl From<instant_acme::Error> for Error {
 }
 
 /// An error document of the CA (RFC 8555 section 6.7), by what follows from it.
-fn of_problem(problem: &Problem) -> Error {
+fn of_problem(problem: &instant_acme::Problem) -> Error {
+    let kept = || Some(Box::new(problem::keep(problem)));
     let kind = problem.r#type.as_deref().unwrap_or_default();
     match kind.strip_prefix("urn:ietf:params:acme:error:").unwrap_or(kind) {
         "badNonce" | "serverInternal" => Error::CaUnreachable(describe(problem)),
         "rateLimited" => {
             let message = describe(problem);
             let refuses = Refuses::of(problem);
-            busy_or_paused(Busy { message, retry_after: None, refuses })
+            let problem = kept();
+            busy_or_paused(Busy { message, retry_after: None, refuses, problem })
         }
         "accountDoesNotExist" => Error::AccountUnknown,
         "invalidProfile" => {
@@ -282,21 +302,21 @@ fn of_problem(problem: &Problem) -> Error {
              \"…\" }} to the issuer",
             describe(problem)
         )),
-        _ => Error::Rejected { message: describe(problem), failed: Vec::new() },
+        _ => Error::Rejected { message: describe(problem), failed: Vec::new(), problem: kept() },
     }
 }
 
 /// A CA that pauses an identifier says so as a rate limit that no waiting helps against.
 fn busy_or_paused(busy: Busy) -> Error {
-    let Busy { message, retry_after, refuses } = busy;
+    let Busy { message, retry_after, refuses, problem } = busy;
     if message.contains("/unpause") || message.contains("temporarily prevented") {
         let words = message.split_whitespace();
         let link = words.map(|word| word.trim_end_matches(['.', ',', ';', ')']));
         let link = link.filter(|word| word.starts_with("https://") && word.contains("unpause"));
         let link = link.map(str::to_owned).next();
-        return Error::Paused { message, link };
+        return Error::Paused { message, link, problem };
     }
-    Error::CaBusy { message, retry_after, refuses }
+    Error::CaBusy { message, retry_after, refuses, problem }
 }
 
 fn whole_seconds(time: Timestamp) -> Timestamp {
@@ -309,7 +329,7 @@ fn after(last: Option<&str>) -> String {
 
 /// A problem document in one sentence, subproblems included. What a CA says goes into records, logs
 /// and terminals, so it is made printable and cut.
-pub(super) fn describe(problem: &Problem) -> String {
+pub(super) fn describe(problem: &instant_acme::Problem) -> String {
     let kind = problem.r#type.as_deref().unwrap_or("no type");
     let kind = kind.strip_prefix("urn:ietf:params:acme:error:").unwrap_or(kind);
     let mut text = format!("{} ({kind})", problem.detail.as_deref().unwrap_or("no detail"));
@@ -378,6 +398,7 @@ mod tests {
             message: "slow down".to_owned(),
             retry_after: Some(wait),
             refuses: Refuses::Requests,
+            problem: None,
         };
         let error = Error::from(instant_acme::Error::Other(Box::new(busy)));
         assert_eq!(error.class(), Class::Fail(wait));

@@ -215,6 +215,7 @@ impl Requests {
         let url = self.directory().await?.key_change.clone().ok_or_else(|| Error::Rejected {
             message: "it does not change the keys of accounts".to_owned(),
             failed: Vec::new(),
+            problem: None,
         })?;
         let payload = json!({"account": account, "oldKey": old.jwk()});
         let inner = new.sign(json!({"jwk": new.jwk(), "url": url}), Some(&payload))?;

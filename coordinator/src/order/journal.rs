@@ -32,7 +32,7 @@ use crate::{
     plan,
     record::{
         self, Bundle, CertificateSpec, CertificateState, Chain, Challenge, Failure, Issued,
-        IssuerSpec, Order, Record, Stage, key,
+        IssuerSpec, LastProblem, Order, Record, Stage, key,
     },
     seal::{Context, Sealer},
     store::{self, Batch, Store},
@@ -332,7 +332,11 @@ impl Journal {
             code: error.code().to_owned(),
             retry_at: at.checked_add(wait).unwrap_or(Timestamp::MAX),
         };
-        let state = CertificateState { failures, last_failure: Some(failure), ..state };
+        // A CA that cannot be reached the next time has said nothing else.
+        let told = error.problem().map(|problem| LastProblem { at, problem: problem.clone() });
+        let last_problem = told.or(state.last_problem);
+        let last_failure = Some(failure);
+        let state = CertificateState { failures, last_failure, last_problem, ..state };
         let at = key::state(certificate);
         self.commit(batch.unchanged(&at, revision).put(&at, record::encode(&state))).await
     }

@@ -48,6 +48,7 @@ pub mod journal;
 mod keys;
 mod patience;
 mod persist;
+mod problem;
 mod refuses;
 mod replaces;
 mod revoke;
@@ -61,7 +62,7 @@ pub use error::{Class, Error, Refuses};
 pub use keys::Generate;
 pub(crate) use keys::public_key;
 pub use patience::Tries;
-pub use replaces::{Suggestion, identifier_of};
+pub use replaces::{Suggestion, identifier_of, replaces};
 
 use self::{
     account::{Account, Accounts, Connect},

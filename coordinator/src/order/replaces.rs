@@ -83,6 +83,16 @@ pub fn identifier_of(leaf: &[u8]) -> Option<String> {
     CertificateIdentifier::try_from(&leaf).ok().map(|id| id.to_string())
 }
 
+/// Whether an order would say what it replaces.
+pub fn replaces(
+    state: &CertificateState,
+    issuer: &IssuerSpec,
+    identifiers: &[chancery_shared::identifier::Identifier],
+    info: Option<&RenewalInfo>,
+) -> bool {
+    replaced(state, issuer, identifiers, info).is_some()
+}
+
 /// What a new order of `issuer` replaces: what it issued last, if it knows that by name.
 pub(super) fn replaced(
     state: &CertificateState,

@@ -288,7 +288,7 @@ impl HttpClient for Client {
             {
                 ca.refused.fetch_add(1, SeqCst);
                 let refuses = Refuses::of_answer(StatusCode::TOO_MANY_REQUESTS, body.as_bytes());
-                let busy = Busy { message: body, retry_after: Some(wait), refuses };
+                let busy = Busy { message: body, retry_after: Some(wait), refuses, problem: None };
                 return Err(instant_acme::Error::Other(Box::new(busy)));
             }
             let (status, location, body) = ca.answer_or_stall(request).await;

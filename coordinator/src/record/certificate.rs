@@ -13,7 +13,7 @@ use chancery_shared::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Record, RenewTimes, Revoked, Sealed, base64_bytes};
+use super::{LastProblem, Record, RenewTimes, Revoked, Sealed, base64_bytes};
 
 /// A certificate as an operator declared it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +68,9 @@ pub struct CertificateState {
     /// The last of them.
     #[serde(default)]
     pub last_failure: Option<Failure>,
+    /// What a CA last said against it since then, also if a later failure was another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_problem: Option<LastProblem>,
 }
 
 impl Record for CertificateState {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use chancery_proto::v1::{
-    CertificateDetail, CertificateSpec as WireSpec, CertificateSummary, DeploymentDetail,
-    OrderDetail, RenewTimes as WireRenewTimes, Revocation as WireRevocation,
+    AcmeProblem, AcmeSubproblem, CertificateDetail, CertificateSpec as WireSpec,
+    CertificateSummary, DeploymentDetail, OrderDetail, RenewTimes as WireRenewTimes,
+    Revocation as WireRevocation,
 };
 use chancery_shared::{
     challenge_type::ChallengeType,
@@ -20,7 +21,8 @@ use crate::{
     mirror::View,
     plan::{self, Decision, budget},
     record::{
-        CertificateSpec, CertificateState, Freeze, Order, RenewTimes, RenewalInfo, Revocation,
+        CertificateSpec, CertificateState, Freeze, LastProblem, Order, RenewTimes, RenewalInfo,
+        Revocation,
     },
 };
 
@@ -60,6 +62,7 @@ impl Status {
                 .map(|next| next.record.public_key.to_string())
                 .unwrap_or_default(),
             revocations: revocations(&view, name),
+            last_problem: known.state.and_then(|state| state.last_problem.as_ref()).map(problem),
             renew_requests: known
                 .state
                 .map_or(0, |state| u64::from(state.renewal_requested_at.is_some())),
@@ -249,6 +252,23 @@ pub(crate) fn wire_spec(spec: &CertificateSpec) -> WireSpec {
             .collect(),
         labels: spec.labels.to_map(),
         renew: spec.renew.as_ref().map(wire_renew),
+    }
+}
+
+fn problem(told: &LastProblem) -> AcmeProblem {
+    let problem = &told.problem;
+    let subproblems = problem.subproblems.iter().map(|one| AcmeSubproblem {
+        identifier: one.identifier.clone(),
+        r#type: one.kind.clone(),
+        detail: one.detail.clone(),
+    });
+    AcmeProblem {
+        at: Some(to_timestamp(told.at)),
+        r#type: problem.kind.clone(),
+        detail: problem.detail.clone(),
+        status: problem.status.map_or(0, u32::from),
+        subproblems: subproblems.collect(),
+        left_out: problem.left_out,
     }
 }
 

@@ -425,12 +425,18 @@ fn a_validation_that_fails_is_told_with_the_cas_reason_and_renew_tries_at_once()
         ensure!(failed.is_some_and(|event| event.message.contains("refused")), "{events:?}");
         let text = center.cli().text(&["cert", "show", "www"]).await?;
         ensure!(text.contains("refused"), "{text}");
+        let told = &shown["last_problem"]["subproblems"][0];
+        ensure!(told["identifier"] == "www.chancery.example", "{shown}");
+        let of = told["type"].as_str().unwrap_or_default();
+        ensure!(of.starts_with("urn:ietf:params:acme:error:"), "{shown}");
+        ensure!(text.contains("Last problem of the CA") && text.contains(of), "{text}");
         center.check_no_challenge_is_left().await?;
 
         let _front = Front::open(looked_at, center.coordinator.http01_address()).await?;
         center.cli().text(&["cert", "renew", "www"]).await?;
         let shown = center.wait_until_issued("www", 1).await?;
         ensure!(shown["failures"] == 0 && shown["last_error"].is_null(), "{shown}");
+        ensure!(shown["last_problem"].is_null(), "{shown}");
         let issued: jiff::Timestamp = shown["not_before"].as_str().context("none")?.parse()?;
         ensure!(issued < next, "it was tried at {issued}, not before {next}");
         ensure!(center.new_orders() == 2, "{:?}", center.gate.orders());

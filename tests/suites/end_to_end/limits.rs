@@ -56,6 +56,17 @@ fn what_the_limits_forbid_waits_also_for_the_next_leader_and_comes_when_they_are
         ensure!(before["buckets"][0]["left"] == 0, "{before}");
         ensure!(center.new_orders() == 2, "{:?}", center.gate.orders());
 
+        let file = scene.path().join("more.toml");
+        std::fs::write(&file, limited(&center, &["a", "b", "c", "d"], limits)?)?;
+        let apply = ["apply", "--dry-run", "-f", &file.display().to_string()];
+        let plan = center.cli().json(&apply).await?;
+        let change = &plan["changes"][0];
+        ensure!(change["name"] == "d" && change["causes_order"] == true, "{plan}");
+        let because = change["because"].as_str().unwrap_or_default();
+        ensure!(change["possible_at"].is_string() && because.contains("new orders"), "{plan}");
+        let text = center.cli().text(&apply).await?;
+        ensure!(text.contains("will be ordered, possible in"), "{text}");
+
         center.coordinator.process()?.kill_9()?;
         center.coordinator.run().await?;
         // When the next leader has ordered this one, it has had the other before it, too.

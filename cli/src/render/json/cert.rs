@@ -79,6 +79,7 @@ pub(crate) struct CertificateDetail {
     renew_requests: u64,
     failures: u32,
     next_attempt: Option<Timestamp>,
+    last_problem: Option<AcmeProblem>,
     order: Option<Order>,
     revocations: Vec<Revocation>,
     deployments: Vec<AgentDeployment>,
@@ -108,10 +109,48 @@ impl From<&v1::CertificateDetail> for CertificateDetail {
             renew_requests: detail.renew_requests,
             failures: detail.failures,
             next_attempt: from_timestamp(detail.next_attempt.as_ref()),
+            last_problem: detail.last_problem.as_ref().map(AcmeProblem::from),
             order: detail.order.as_ref().map(Order::from),
             revocations: detail.revocations.iter().map(Revocation::from).collect(),
             deployments: detail.deployments.iter().map(AgentDeployment::from).collect(),
             chain_pem: some(&detail.chain_pem),
+        }
+    }
+}
+
+/// What a CA last said against it (RFC 8555 section 6.7).
+#[derive(Debug, Serialize)]
+struct AcmeProblem {
+    at: Option<Timestamp>,
+    r#type: Option<String>,
+    detail: Option<String>,
+    status: Option<u32>,
+    subproblems: Vec<AcmeSubproblem>,
+    /// Subproblems that are not kept.
+    left_out: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct AcmeSubproblem {
+    identifier: Option<String>,
+    r#type: Option<String>,
+    detail: Option<String>,
+}
+
+impl From<&v1::AcmeProblem> for AcmeProblem {
+    fn from(problem: &v1::AcmeProblem) -> Self {
+        let subproblems = problem.subproblems.iter().map(|one| AcmeSubproblem {
+            identifier: some(&one.identifier),
+            r#type: some(&one.r#type),
+            detail: some(&one.detail),
+        });
+        Self {
+            at: from_timestamp(problem.at.as_ref()),
+            r#type: some(&problem.r#type),
+            detail: some(&problem.detail),
+            status: (problem.status > 0).then_some(problem.status),
+            subproblems: subproblems.collect(),
+            left_out: problem.left_out,
         }
     }
 }

@@ -48,6 +48,8 @@ struct Change {
     name: String,
     details: Vec<String>,
     causes_order: bool,
+    possible_at: Option<Timestamp>,
+    because: Option<String>,
 }
 
 impl Plan {
@@ -76,6 +78,8 @@ impl From<&v1::Change> for Change {
             name: change.name.clone(),
             details: change.details.clone(),
             causes_order: change.causes_order,
+            possible_at: from_timestamp(change.possible_at.as_ref()),
+            because: some(&change.because),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Applying a desired state.
 
 use chancery_proto::v1::{ApplyRequest, ApplyResponse};
-use chancery_shared::{name::IssuerName, number::Revision, secret::Secret};
+use chancery_shared::{name::IssuerName, number::Revision, secret::Secret, wire::to_timestamp};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tonic::Status;
 
@@ -30,7 +30,16 @@ impl Api {
             .map_err(|problems| Status::invalid_argument(problems.to_string()))?;
         if request.dry_run {
             let (plan, _) = self.plan(&desired, request.prune).await?;
-            return Ok(response(&plan, false));
+            let waits = apply::waits(&plan, &desired, &self.mirror.read(), self.clock.now());
+            let mut response = response(&plan, false);
+            let changes = response.changes.iter_mut().filter(|change| change.causes_order);
+            for change in changes {
+                if let Some((at, because)) = waits.get(change.name.as_str()) {
+                    change.possible_at = Some(to_timestamp(*at));
+                    change.because.clone_from(because);
+                }
+            }
+            return Ok(response);
         }
         let leadership = self.lead().await?;
         let _one_at_a_time = self.applying.lock().await;

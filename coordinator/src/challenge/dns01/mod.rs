@@ -330,7 +330,10 @@ impl Dns01 {
         let zones = self.providers.iter().flat_map(|configured| {
             let declared = configured.zones.iter().filter(|zone| is_within(name, zone));
             let any = configured.zones.is_empty().then_some(None);
-            declared.map(|zone| Some(zone.as_str())).chain(any).map(move |zone| (&**configured, zone))
+            declared
+                .map(|zone| Some(zone.as_str()))
+                .chain(any)
+                .map(move |zone| (&**configured, zone))
         });
         zones.max_by_key(|(_, zone)| zone.map_or(0, |zone| zone.len() + 1))
     }

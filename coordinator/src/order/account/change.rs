@@ -186,7 +186,8 @@ impl Accounts {
 }
 
 fn no_account() -> Error {
-    Error::Rejected { message: "there is no account yet".to_owned(), failed: Vec::new() }
+    let message = "there is no account yet".to_owned();
+    Error::Rejected { message, failed: Vec::new(), problem: None }
 }
 
 /// For orders that are under way.

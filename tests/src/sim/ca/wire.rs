@@ -172,7 +172,8 @@ fn response(answer: Answer, host: String, effect: bool) -> Response {
     let status = StatusCode::from_u16(answer.status).expect("a status that exists");
     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         let refuses = Refuses::of_answer(status, answer.body.as_bytes());
-        return Err(other(Busy { message: answer.body, retry_after: answer.retry_after, refuses }));
+        let (message, retry_after) = (answer.body, answer.retry_after);
+        return Err(other(Busy { message, retry_after, refuses, problem: None }));
     }
     if status.is_server_error() {
         return Err(other(Fault::NotAcme { host, status, excerpt: answer.body, effect }));

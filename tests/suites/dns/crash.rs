@@ -110,7 +110,11 @@ fn what_a_deleted_certificate_has_left_is_removed_by_the_next_life() {
         let bind = Bind::start(&scene.folder("bind")?, &[("chancery.example", "")]).await?;
         let key = bind.key().write(scene.path())?;
         let provider = rfc2136("bind", bind.address(), &key, &["chancery.example"]);
-        let mut stage = Stage::start(scene, bind.address(), &provider).await?;
+        let mut stage = Stage::prepare(scene, bind.address(), &provider, |options| {
+            options.failpoints = "dns01::remove=return".to_owned();
+        })
+        .await?;
+        stage.coordinator.run().await?;
         // The CA is held before it hears of the challenge: the value stands there.
         let mut hold = stage.gate.hold(Endpoint::Challenge, Moment::Before);
         stage.declare("www", &["chancery.example"], "").await?;
@@ -119,10 +123,13 @@ fn what_a_deleted_certificate_has_left_is_removed_by_the_next_life() {
         let file = scene.path().join("empty.toml");
         std::fs::write(&file, stage.document("")?)?;
         let file = file.display().to_string();
-        stage.coordinator.cli().text(&["apply", "-f", &file, "--prune", "--yes"]).await?;
-        stage.coordinator.process()?.kill_9()?;
-        stage.coordinator.process()?.wait_for_end(wait::SOON).await?;
+        // It may die before it answers: what it dies of is that the certificate is gone.
+        stage.coordinator.cli().run(&["apply", "-f", &file, "--prune", "--yes"]).await?;
+        let ended = stage.coordinator.process()?.wait_for_end(wait::SOON).await?;
+        ensure!(ended.signal() == Some(9), "it ended otherwise: {ended}");
+        ensure!(bind.txt(NAME).await?.len() == 1, "it was removed by the first life");
         hold.release();
+        stage.coordinator.set_failpoints("");
         stage.coordinator.run().await?;
         stage.wait_until_txt(NAME, &[]).await
     });

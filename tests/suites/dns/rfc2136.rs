@@ -1,6 +1,6 @@
 //! RFC 2136 with TSIG, on BIND and Knot.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use chancery_tests::dns::{Bind, Knot};
 use chancery_tests::scene::{self, Scene};
 
@@ -72,6 +72,13 @@ fn a_name_of_the_accounts_own_proves_as_well() {
         stage.apply(&own).await?;
         let shown = stage.wait_until_issued("www", 1).await?;
         ensure!(shown["challenges"] == serde_json::json!(["dns-account-01"]), "{shown}");
+        // The log names it.
+        let log = stage.coordinator.log()?;
+        let mut words = log.split(|c: char| c.is_whitespace() || c == '"' || c == '=');
+        let own = words.find(|word| word.ends_with("._acme-challenge.chancery.example"));
+        let own = own.context("no name of the account's own in the log")?;
+        ensure!(own.starts_with('_'), "{own}");
+        stage.wait_until_txt(own, &[]).await?;
         stage.wait_until_txt("_acme-challenge.chancery.example", &[]).await
     });
 }

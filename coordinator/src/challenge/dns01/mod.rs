@@ -158,9 +158,8 @@ pub struct Dns01 {
 /// A provider and what it is responsible for.
 struct Configured {
     name: DnsProviderName,
+    /// As they are declared; empty if none are.
     zones: Vec<String>,
-    /// Whether somebody said so, or `zones` are names that the provider knows by itself.
-    zones_are_declared: bool,
     name_servers: Vec<SocketAddr>,
     propagation_wait: Duration,
     provider: Box<dyn Provider>,
@@ -204,13 +203,12 @@ impl Dns01 {
         for options in options.providers {
             let ProviderOptions { name, zones, name_servers, propagation_wait, settings } = options;
             match providers::build(&settings) {
-                Ok(built) => providers.push(Arc::new(Configured {
-                    zones_are_declared: !zones.is_empty(),
-                    zones: if zones.is_empty() { built.zones } else { zones },
+                Ok(provider) => providers.push(Arc::new(Configured {
                     name,
+                    zones,
                     name_servers,
                     propagation_wait,
-                    provider: built.provider,
+                    provider,
                     calls: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
                 })),
                 Err(found) => {
@@ -235,12 +233,12 @@ impl Dns01 {
     /// changes nothing.
     pub async fn place(&self, owner: Owner<'_>, identifier: &Identifier) -> Result<Place, Error> {
         let name = self.lookup.target(&owner.name(identifier)).await?;
-        let Some((provider, declared)) = self.responsible(&name) else {
+        let Some((provider, zone)) = self.responsible(&name) else {
             let (identifier, known) = (identifier.clone(), self.known());
             return Err(Error::NoProvider { identifier, name, known });
         };
+        let declared = zone.filter(|_| !provider.zones.is_empty());
         let zone = self.lookup.zone(&name).await?;
-        let declared = declared.filter(|_| provider.zones_are_declared);
         if let Some(declared) = declared.filter(|declared| !is_within(&zone, declared)) {
             let reason = format!(
                 "dns.{} is declared for {declared}, but the DNS has it in the zone {zone}: see \
@@ -326,27 +324,34 @@ impl Dns01 {
 
     /// The provider with the longest zone that holds `name`, and that zone; one without zones
     /// holds everything.
-    fn responsible(&self, name: &str) -> Option<(&Configured, Option<&str>)> {
+    fn responsible(&self, name: &str) -> Option<(&Arc<Configured>, Option<String>)> {
         let zones = self.providers.iter().flat_map(|configured| {
-            let declared = configured.zones.iter().filter(|zone| is_within(name, zone));
-            let any = configured.zones.is_empty().then_some(None);
-            declared
-                .map(|zone| Some(zone.as_str()))
-                .chain(any)
-                .map(move |zone| (&**configured, zone))
+            let zones = configured.zones().map_or_else(
+                || vec![None],
+                |zones| zones.into_iter().filter(|zone| is_within(name, zone)).map(Some).collect(),
+            );
+            zones.into_iter().map(move |zone| (configured, zone))
         });
-        zones.max_by_key(|(_, zone)| zone.map_or(0, |zone| zone.len() + 1))
+        zones.max_by_key(|(_, zone)| zone.as_ref().map_or(0, |zone| zone.len() + 1))
     }
 
     fn known(&self) -> String {
         if self.providers.is_empty() {
             return "none is configured".to_owned();
         }
-        let shown = self.providers.iter().map(|configured| match configured.zones.as_slice() {
-            [] => configured.name.to_string(),
-            zones => format!("{} for {}", configured.name, zones.join(" and ")),
+        let shown = self.providers.iter().map(|configured| match configured.zones() {
+            None => configured.name.to_string(),
+            Some(zones) if zones.is_empty() => format!("{} for nothing yet", configured.name),
+            Some(zones) => format!("{} for {}", configured.name, zones.join(" and ")),
         });
         format!("there is {}", shown.collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl Configured {
+    /// What it is responsible for; `None` for everything.
+    fn zones(&self) -> Option<Vec<String>> {
+        if self.zones.is_empty() { self.provider.zones() } else { Some(self.zones.clone()) }
     }
 }
 

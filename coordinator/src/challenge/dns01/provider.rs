@@ -24,6 +24,12 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// Removes the value, if it is there.
     async fn cleanup(&self, txt: &Txt<'_>) -> Result<(), Failure>;
 
+    /// The zones that it is responsible for at present, if it knows that by itself and the configuration names
+    /// none; `None` for everything.
+    fn zones(&self) -> Option<Vec<String>> {
+        None
+    }
+
     /// Whether its calls end in time by themselves.
     fn is_bounded(&self) -> bool {
         false

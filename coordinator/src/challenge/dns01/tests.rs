@@ -53,7 +53,6 @@ impl World {
         let configured = Configured {
             name: "fake".parse().unwrap(),
             zones: Vec::new(),
-            zones_are_declared: false,
             name_servers: vec![nobody],
             propagation_wait: Duration::from_mins(2),
             provider: Box::new(provider),

@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 use super::{
     super::{Failure, Provider, Txt},
-    Built, Kind, Settings, read_secret, text_of,
+    Kind, Settings, read_secret, text_of,
 };
 
 pub(super) const KIND: Kind = Kind {
@@ -50,14 +50,12 @@ struct Account {
     full_domain: String,
 }
 
-fn build(settings: &Settings) -> Result<Built, Vec<String>> {
+fn build(settings: &Settings) -> Result<Box<dyn Provider>, Vec<String>> {
     let url = settings.required("url").trim_end_matches('/').to_owned();
     let accounts_file = PathBuf::from(settings.required("accounts_file"));
-    let zones = accounts(&accounts_file).map_err(|problem| vec![problem])?;
-    let zones = zones.into_values().map(|account| plain(&account.full_domain)).collect();
+    accounts(&accounts_file).map_err(|problem| vec![problem])?;
     let client = client().map_err(|problem| vec![problem])?;
-    let provider = Box::new(AcmeDns { url, accounts_file, client });
-    Ok(Built { provider, zones })
+    Ok(Box::new(AcmeDns { url, accounts_file, client }))
 }
 
 fn client() -> Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>, String> {
@@ -122,6 +120,15 @@ impl Provider for AcmeDns {
         }
     }
 
+    /// The names of the accounts, as they stand in the file now.
+    fn zones(&self) -> Option<Vec<String>> {
+        let accounts = accounts(&self.accounts_file).unwrap_or_else(|problem| {
+            tracing::warn!(problem, "there are no accounts at acme-dns for now");
+            BTreeMap::new()
+        });
+        Some(accounts.into_values().map(|account| plain(&account.full_domain)).collect())
+    }
+
     /// There is no way to remove a value; the next two take its place.
     async fn cleanup(&self, _: &Txt<'_>) -> Result<(), Failure> {
         Ok(())
@@ -153,3 +160,27 @@ fn plain(name: &str) -> String {
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 const LARGEST_ANSWER: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_new_account_is_known_at_once_and_without_accounts_no_name_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("accounts.json");
+        std::fs::write(&file, "{}").unwrap();
+        let url = "https://auth.example.org".to_owned();
+        let values =
+            [("url", url), ("accounts_file", file.display().to_string())].into_iter().collect();
+        let provider = build(&Settings { kind: &KIND, values }).unwrap();
+        assert_eq!(provider.zones(), Some(Vec::new()));
+        let account = serde_json::json!({ "example.org": {
+            "username": "u", "password": "p", "subdomain": "s", "fulldomain": "S.auth.example.org."
+        }});
+        std::fs::write(&file, account.to_string()).unwrap();
+        assert_eq!(provider.zones(), Some(vec!["s.auth.example.org".to_owned()]));
+        std::fs::write(&file, "{").unwrap();
+        assert_eq!(provider.zones(), Some(Vec::new()));
+    }
+}

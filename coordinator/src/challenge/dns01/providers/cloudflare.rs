@@ -5,7 +5,7 @@ use dns_update::DnsUpdater;
 
 use super::{
     super::Failure,
-    Built, Kind, Settings, text_of,
+    Kind, Provider, Settings, text_of,
     through::{API_TIMEOUT, Manners, api},
 };
 
@@ -16,7 +16,7 @@ pub(super) const KIND: Kind = Kind {
     build,
 };
 
-fn build(settings: &Settings) -> Result<Built, Vec<String>> {
+fn build(settings: &Settings) -> Result<Box<dyn Provider>, Vec<String>> {
     let make = |secrets: &[Secret]| {
         DnsUpdater::new_cloudflare(text_of(&secrets[0])?, API_TIMEOUT)
             .map_err(|error| format!("{error:?}"))

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     super::{Failure, Provider, Txt},
-    Built, Kind, Settings,
+    Kind, Settings,
 };
 
 pub(super) const KIND: Kind = Kind {
@@ -43,7 +43,7 @@ enum Mode {
     AcmeSh(Option<PathBuf>),
 }
 
-fn build(settings: &Settings) -> Result<Built, Vec<String>> {
+fn build(settings: &Settings) -> Result<Box<dyn Provider>, Vec<String>> {
     let mut problems = Vec::new();
     let command = PathBuf::from(settings.required("command"));
     if !command.is_absolute() {
@@ -65,7 +65,7 @@ fn build(settings: &Settings) -> Result<Built, Vec<String>> {
     });
     match timeout {
         Ok(timeout) if problems.is_empty() => {
-            Ok(Built::new(Exec { command, mode, timeout, alone: Mutex::default() }))
+            Ok(Box::new(Exec { command, mode, timeout, alone: Mutex::default() }))
         }
         Ok(_) => Err(problems),
         Err(problem) => {

@@ -5,7 +5,7 @@ use dns_update::{DnsUpdater, providers::google_cloud_dns::GoogleCloudDnsConfig};
 
 use super::{
     super::Failure,
-    Built, Kind, Settings, text_of,
+    Kind, Provider, Settings, text_of,
     through::{API_TIMEOUT, Manners, api},
 };
 
@@ -19,7 +19,7 @@ pub(super) const KIND: Kind = Kind {
     build,
 };
 
-fn build(settings: &Settings) -> Result<Built, Vec<String>> {
+fn build(settings: &Settings) -> Result<Box<dyn Provider>, Vec<String>> {
     let (project, managed_zone) = (settings.owned("project"), settings.owned("managed_zone"));
     let make = move |secrets: &[Secret]| {
         let text = text_of(&secrets[0])?;

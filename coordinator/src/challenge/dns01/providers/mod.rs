@@ -40,21 +40,11 @@ pub struct Kind {
     pub required: &'static [(&'static str, &'static str)],
     /// Keys that it knows beside them.
     pub optional: &'static [&'static str],
-    build: fn(&Settings) -> Result<Built, Vec<String>>,
+    build: Build,
 }
 
-/// A provider that is ready for use.
-pub(super) struct Built {
-    pub(super) provider: Box<dyn Provider>,
-    /// The zones that it is responsible for if the configuration names none.
-    pub(super) zones: Vec<String>,
-}
-
-impl Built {
-    fn new(provider: impl Provider + 'static) -> Self {
-        Self { provider: Box::new(provider), zones: Vec::new() }
-    }
-}
+/// Makes a provider, or tells all that is wrong with its settings.
+type Build = fn(&Settings) -> Result<Box<dyn Provider>, Vec<String>>;
 
 /// Those that have a file of their own.
 const KINDS: &[&Kind] = &[
@@ -81,7 +71,7 @@ pub fn kind(name: &str) -> Option<&'static Kind> {
 }
 
 /// Makes the provider. All that is wrong with its settings otherwise.
-pub(super) fn build(settings: &Settings) -> Result<Built, Vec<String>> {
+pub(super) fn build(settings: &Settings) -> Result<Box<dyn Provider>, Vec<String>> {
     (settings.kind.build)(settings)
 }
 

@@ -5,7 +5,7 @@ use dns_update::{DnsUpdater, providers::ovh::OvhEndpoint};
 
 use super::{
     super::Failure,
-    Built, Kind, Settings, text_of,
+    Kind, Provider, Settings, text_of,
     through::{API_TIMEOUT, Manners, api},
 };
 
@@ -21,7 +21,7 @@ pub(super) const KIND: Kind = Kind {
     build,
 };
 
-fn build(settings: &Settings) -> Result<Built, Vec<String>> {
+fn build(settings: &Settings) -> Result<Box<dyn Provider>, Vec<String>> {
     let endpoint = settings.required("endpoint").to_owned();
     let make = move |secrets: &[Secret]| {
         let endpoint: OvhEndpoint = endpoint.parse().map_err(|_| {

@@ -5,7 +5,7 @@ use dns_update::DnsUpdater;
 
 use super::{
     super::Failure,
-    Built, Kind, Settings, text_of,
+    Kind, Provider, Settings, text_of,
     through::{API_TIMEOUT, Manners, api},
 };
 
@@ -19,7 +19,7 @@ pub(super) const KIND: Kind = Kind {
     build,
 };
 
-fn build(settings: &Settings) -> Result<Built, Vec<String>> {
+fn build(settings: &Settings) -> Result<Box<dyn Provider>, Vec<String>> {
     let (url, server) = (settings.required("url").to_owned(), settings.owned("server_id"));
     if !url.starts_with("http://") && !url.starts_with("https://") {
         return Err(vec![format!("url = {url:?}: it begins with neither http:// nor https://")]);

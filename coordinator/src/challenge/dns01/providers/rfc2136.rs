@@ -9,7 +9,7 @@ use dns_update::{DnsUpdater, TsigAlgorithm};
 
 use super::{
     super::{Failure, Provider, Txt},
-    Built, Kind, Settings, text_of,
+    Kind, Settings, text_of,
     through::{Manners, Updater},
 };
 
@@ -31,7 +31,11 @@ struct Rfc2136 {
     key_file: PathBuf,
 }
 
-fn build(settings: &Settings) -> Result<Built, Vec<String>> {
+fn build(settings: &Settings) -> Result<Box<dyn Provider>, Vec<String>> {
+    Ok(Box::new(provider(settings)?))
+}
+
+fn provider(settings: &Settings) -> Result<Rfc2136, Vec<String>> {
     let key_file = PathBuf::from(settings.required("tsig_key_file"));
     let address = address(settings.required("server")).map_err(|problem| vec![problem])?;
     let (server, shown) = (address.clone(), key_file.display().to_string());
@@ -46,7 +50,7 @@ fn build(settings: &Settings) -> Result<Built, Vec<String>> {
     let updater = Updater::new(settings, vec![key_file.clone()], manners, make);
     let updater = updater.map_err(|problem| vec![problem])?;
     let server = address.trim_start_matches("tcp://").to_owned();
-    Ok(Built::new(Rfc2136 { updater, server, key_file }))
+    Ok(Rfc2136 { updater, server, key_file })
 }
 
 #[async_trait]

@@ -7,7 +7,7 @@ use dns_update::{DnsUpdater, providers::route53::Route53Config};
 
 use super::{
     super::Failure,
-    Built, Kind, Settings, text_of,
+    Kind, Provider, Settings, text_of,
     through::{Manners, api},
 };
 
@@ -21,7 +21,7 @@ pub(super) const KIND: Kind = Kind {
     build,
 };
 
-fn build(settings: &Settings) -> Result<Built, Vec<String>> {
+fn build(settings: &Settings) -> Result<Box<dyn Provider>, Vec<String>> {
     let manners = Manners { explain, ..Manners::default() };
     if settings.optional("credentials_file").is_none() {
         #[cfg(feature = "aws")]

@@ -9,7 +9,7 @@ use dns_update::{DnsRecord, DnsRecordType, DnsUpdater};
 
 use super::{
     super::{Failure, Provider, Txt},
-    Built, Settings, read_secret,
+    Settings, read_secret,
 };
 
 /// In what one API differs from another.
@@ -38,10 +38,10 @@ pub(super) fn api(
     files: &[&str],
     manners: Manners,
     make: impl Fn(&[Secret]) -> Result<DnsUpdater, String> + Send + Sync + 'static,
-) -> Result<Built, Vec<String>> {
+) -> Result<Box<dyn Provider>, Vec<String>> {
     let files = files.iter().map(|key| PathBuf::from(settings.required(key))).collect();
     let updater = Updater::new(settings, files, manners, make).map_err(|problem| vec![problem])?;
-    Ok(Built::new(Api(updater)))
+    Ok(Box::new(Api(updater)))
 }
 
 #[derive(Debug)]

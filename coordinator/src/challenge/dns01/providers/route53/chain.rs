@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 
 use super::super::{
     super::{Failure, Provider, Txt},
-    Built, Settings, text_of,
+    Settings, text_of,
     through::{Manners, Updater},
 };
 
@@ -22,7 +22,10 @@ struct Route53 {
     chain: OnceCell<DefaultCredentialsChain>,
 }
 
-pub(super) fn build(settings: &Settings, manners: Manners) -> Result<Built, Vec<String>> {
+pub(super) fn build(
+    settings: &Settings,
+    manners: Manners,
+) -> Result<Box<dyn Provider>, Vec<String>> {
     let make = super::updater(settings);
     let make = move |secrets: &[Secret]| {
         let text = |index: usize| text_of(&secrets[index]).map(str::to_owned);
@@ -32,7 +35,7 @@ pub(super) fn build(settings: &Settings, manners: Manners) -> Result<Built, Vec<
     let updater = Updater::from_elsewhere(settings, source, manners, make);
     let updater = updater.map_err(|problem| vec![problem])?;
     let profile = settings.owned("profile");
-    Ok(Built::new(Route53 { updater, profile, chain: OnceCell::new() }))
+    Ok(Box::new(Route53 { updater, profile, chain: OnceCell::new() }))
 }
 
 #[async_trait]

@@ -72,8 +72,8 @@ impl Rfc2136 {
         let (zone, name) = (txt.zone, txt.name);
         match said.as_str() {
             NOT_AUTH | NOT_ZONE => Failure::NoZone(format!(
-                "{server} is not the primary server of the zone {zone}: correct `server`, or \
-                 the provider's zones"
+                "{server} is not the primary server of the zone {zone}, or its clock and this machine's \
+                 differ: correct `server` or the provider's zones, and compare the clocks"
             )),
             REFUSED => Failure::Refused(format!(
                 "{server} does not let the TSIG key in {key} change {name}: allow it in the \
@@ -199,6 +199,30 @@ mod tests {
             let error = TsigKey::parse(text).err().unwrap();
             assert!(error.contains(expected) && !error.contains("c2Vjcm"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_is_thought_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let key_file = folder.path().join("tsig.key");
+        std::fs::write(&key_file, "hmac-sha256:a:c2VjcmV0").unwrap();
+        let key = key_file.display().to_string();
+        let values = [("server", "192.0.2.1".to_owned()), ("tsig_key_file", key)].into();
+        let settings = Settings { kind: &KIND, values };
+        let provider = provider(&settings).unwrap();
+        let identifier = "a.example.org".parse().unwrap();
+        let txt = Txt {
+            zone: "example.org",
+            name: "_acme-challenge.a.example.org",
+            value: "value",
+            identifier: &identifier,
+            token: "token",
+            key_authorization: "token.thumbprint",
+        };
+        // A server answers so to what was signed too long ago, or will be (RFC 8945 section 5.2.3).
+        let refused = Failure::Refused(NOT_AUTH.to_owned());
+        let Failure::NoZone(said) = provider.explain(refused, &txt) else { panic!() };
+        assert!(said.contains("compare the clocks") && said.contains("primary"), "{said}");
     }
 
     #[test]

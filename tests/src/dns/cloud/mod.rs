@@ -102,7 +102,9 @@ impl Cloud {
     pub fn put(&self, name: &str, values: impl IntoIterator<Item = String>) {
         let mut state = self.shared.lock();
         for value in values {
-            state.add(name, value, 60);
+            let id = state.add(name, value, 60);
+            let added = state.records.iter().find(|record| record.id == id).cloned();
+            state.refreshed.extend(added);
         }
     }
 
@@ -141,6 +143,9 @@ struct Shared {
 struct State {
     zones: Vec<String>,
     records: Vec<Record>,
+    /// Zones of which only what stands in `refreshed` is served.
+    lazy_zones: Vec<String>,
+    refreshed: Vec<Record>,
     last_id: u64,
     seen: Vec<String>,
     refusals: Vec<Refusal>,
@@ -220,6 +225,27 @@ impl State {
         self.records.len() < before
     }
 
+    /// From now on this zone is served as it was when it was refreshed last.
+    fn is_lazy(&mut self, zone: &str) {
+        if !self.lazy_zones.iter().any(|lazy| lazy == zone) {
+            self.lazy_zones.push(zone.to_owned());
+        }
+    }
+
+    fn refresh(&mut self, zone: &str) {
+        self.refreshed.retain(|record| !record.name.ends_with(zone));
+        let all = self.records.iter().filter(|record| record.name.ends_with(zone));
+        self.refreshed.extend(all.cloned());
+    }
+
+    /// What the name server is to know.
+    fn served(&self) -> Vec<Record> {
+        let is_lazy =
+            |record: &Record| self.lazy_zones.iter().any(|zone| record.name.ends_with(zone));
+        let others = self.records.iter().filter(|record| !is_lazy(record));
+        others.chain(&self.refreshed).cloned().collect()
+    }
+
     /// Makes these the values of a name.
     fn set(&mut self, name: &str, values: Vec<String>, ttl: u64) {
         self.records.retain(|record| record.name != name || values.contains(&record.value));
@@ -263,8 +289,8 @@ impl Shared {
         let _one = self.order.lock().await;
         let (answer, before, after) = {
             let mut state = self.lock();
-            let before = state.records.clone();
-            (state.answer(asked), before, state.records.clone())
+            let before = state.served();
+            (state.answer(asked), before, state.served())
         };
         match self.hand_on(&before, &after).await {
             Ok(()) => answer,

@@ -1,4 +1,5 @@
-//! OVH's API 1.0: records of a domain's zone. It quotes what TXT records say, whatever it was sent.
+//! OVH's API 1.0: records of a domain's zone, which are served after a refresh. It quotes what TXT records
+//! say, whatever it was sent.
 
 use http::Method;
 use serde_json::json;
@@ -16,6 +17,7 @@ pub(super) fn answer(state: &mut State, asked: &Asked) -> Answer {
     let Some(zone) = parts.first().filter(|zone| state.has_zone(zone)) else {
         return failure(404, "NOT_FOUND", "This service does not exist");
     };
+    state.is_lazy(zone);
     match (&asked.method, parts.as_slice()) {
         (&Method::GET, [_]) => {
             Answer::new(200, json!({ "name": zone, "hasDnsAnycast": false }).to_string())
@@ -38,7 +40,10 @@ pub(super) fn answer(state: &mut State, asked: &Asked) -> Answer {
             state.remove(id.parse().unwrap_or_default());
             Answer::new(200, "null")
         }
-        (&Method::POST, [_, "refresh"]) => Answer::new(200, "null"),
+        (&Method::POST, [_, "refresh"]) => {
+            state.refresh(zone);
+            Answer::new(200, "null")
+        }
         _ => failure(404, "NOT_FOUND", "Got an invalid (or empty) URL"),
     }
 }

@@ -33,15 +33,30 @@ fn build(settings: &Settings) -> Result<Box<dyn Provider>, Vec<String>> {
     };
     let files = ["application_key_file", "application_secret_file", "consumer_key_file"];
     // Since late in 2025 it puts quotes around whatever TXT record it is given.
-    let manners = Manners { is_quoting: true, explain, ..Manners::default() };
+    let manners = Manners { is_quoting: true, is_lazy: true, explain, ..Manners::default() };
     api(settings, &files, manners, make)
 }
 
+/// The crate tells so whatever happens when it looks for the zone: no such zone, no right, an outage. The last
+/// passes by itself.
 fn explain(said: &str) -> Option<Failure> {
     said.contains("not found or not accessible").then(|| {
-        Failure::NoZone(format!(
-            "{said}: see whether the zone is in that account, and the consumer key has rights on \
-             /domain/zone/"
+        Failure::Unavailable(format!(
+            "{said}: OVH is away, or see whether the zone is in that account, and the consumer key has \
+             rights on /domain/zone/"
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_ends_no_order() {
+        let said = "Zone example.org not found or not accessible";
+        let Some(Failure::Unavailable(told)) = explain(said) else { panic!() };
+        assert!(told.contains("consumer key"), "{told}");
+        assert_eq!(explain("HTTP 500"), None);
+    }
 }

@@ -21,13 +21,22 @@ pub(super) struct Manners {
     pub(super) is_quoting: bool,
     /// Whether it is the primary name server itself, which has no second opinion on what it has done.
     pub(super) is_primary: bool,
+    /// Whether it serves a change only after one more request, which the crate sends only if it has just changed
+    /// something. If that request was lost, a repeat has to change something as well.
+    pub(super) is_lazy: bool,
     /// The meaning of errors that only this API has.
     pub(super) explain: fn(&str) -> Option<Failure>,
 }
 
 impl Default for Manners {
     fn default() -> Self {
-        Self { default_ttl_secs: 60, is_quoting: false, is_primary: false, explain: |_| None }
+        Self {
+            default_ttl_secs: 60,
+            is_quoting: false,
+            is_primary: false,
+            is_lazy: false,
+            explain: |_| None,
+        }
     }
 }
 
@@ -147,9 +156,10 @@ impl Updater {
 
     /// As [`Self::add`].
     pub(super) async fn add_by(&self, updater: &DnsUpdater, txt: &Txt<'_>) -> Result<(), Failure> {
-        let (ttl, values) = (self.ttl_secs, self.values(txt));
-        let added = updater.add_to_rrset(txt.name, DnsRecordType::TXT, ttl, values, txt.zone);
-        added.await.map_err(|error| self.failure(error, txt))
+        if self.manners.is_lazy {
+            self.no_longer(updater, txt).await?;
+        }
+        self.also(updater, txt).await
     }
 
     /// As [`Self::remove`].
@@ -158,10 +168,23 @@ impl Updater {
         updater: &DnsUpdater,
         txt: &Txt<'_>,
     ) -> Result<(), Failure> {
+        if self.manners.is_lazy {
+            self.also(updater, txt).await?;
+        }
+        self.no_longer(updater, txt).await?;
+        if self.manners.is_primary { Ok(()) } else { must_be_gone(updater, txt).await }
+    }
+
+    async fn also(&self, updater: &DnsUpdater, txt: &Txt<'_>) -> Result<(), Failure> {
+        let (ttl, values) = (self.ttl_secs, self.values(txt));
+        let added = updater.add_to_rrset(txt.name, DnsRecordType::TXT, ttl, values, txt.zone);
+        added.await.map_err(|error| self.failure(error, txt))
+    }
+
+    async fn no_longer(&self, updater: &DnsUpdater, txt: &Txt<'_>) -> Result<(), Failure> {
         let values = self.values(txt);
         let removed = updater.remove_from_rrset(txt.name, DnsRecordType::TXT, values, txt.zone);
-        removed.await.map_err(|error| self.failure(error, txt))?;
-        if self.manners.is_primary { Ok(()) } else { must_be_gone(updater, txt).await }
+        removed.await.map_err(|error| self.failure(error, txt))
     }
 
     fn values(&self, txt: &Txt<'_>) -> Vec<DnsRecord> {

@@ -82,7 +82,7 @@ pub(crate) enum Command {
     #[command(after_long_help = APPLY_EXAMPLES)]
     Apply(ApplyArgs),
 
-    /// Certificates: list, show, renew, revoke
+    /// Certificates: list, show, renew, revoke, switch to the standby
     #[command(subcommand)]
     Cert(CertCommand),
 
@@ -189,6 +189,19 @@ pub(crate) enum CertCommand {
         wait: bool,
     },
 
+    /// Have agents serve the standby, which another CA has issued, in place of what they serve
+    ///
+    /// The standby becomes a new generation; no CA is asked. Returns when the coordinator has it, or with
+    /// --wait when every agent serves it. Exits with 5 when there is no standby that could be served, and
+    /// with 6 when it has not happened in time; the leader goes on.
+    Switch {
+        /// Name of the certificate
+        name: CertName,
+        /// Wait until all agents serve it, and show the progress
+        #[arg(long)]
+        wait: bool,
+    },
+
     /// Have the CA revoke a certificate; the newest one is replaced at once
     ///
     /// Returns when the CA has answered, or after a few seconds: the leader goes on until it has. Exits
@@ -197,7 +210,7 @@ pub(crate) enum CertCommand {
     Revoke {
         /// Name of the certificate
         name: CertName,
-        /// Which generation; without it, the newest
+        /// Which generation, or that of the standby; without it, the newest
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         generation: Option<u64>,
         /// Why: unspecified, keyCompromise, affiliationChanged, superseded, cessationOfOperation or

@@ -67,7 +67,7 @@ pub async fn sweep(
     Ok(())
 }
 
-/// Deletions of deployments, services, renewal windows and challenges that belong to nothing.
+/// Deletions of deployments, services, renewal windows, standbys and challenges that belong to nothing.
 fn left_over(view: &View) -> Vec<Batch> {
     let mut groups = Vec::new();
     for (agent, table) in &view.deployments {
@@ -95,10 +95,26 @@ fn left_over(view: &View) -> Vec<Batch> {
             groups.push(group.unchanged(&*at, Some(info.revision)).delete(&*at));
         }
     }
+    groups.extend(standbys_left_over(view));
     // What is in the DNS goes after the value there has gone (`challenge::dns01`).
     for (token, challenge) in view.strays().filter(|(_, found)| !found.record.is_in_dns()) {
         let at = key::challenge(token);
         groups.push(Batch::unfenced().unchanged(&*at, Some(challenge.revision)).delete(&*at));
+    }
+    groups
+}
+
+/// Deletions of standbys that no certificate wants.
+fn standbys_left_over(view: &View) -> Vec<Batch> {
+    let mut groups = Vec::new();
+    for (name, standby) in &view.standbys {
+        let spec = view.certificates.get(name);
+        if spec.is_some_and(|spec| spec.record.standby.is_some()) {
+            continue;
+        }
+        let at = key::standby(name);
+        let group = Batch::unfenced().unchanged(key::certificate(name), spec.map(|it| it.revision));
+        groups.push(group.unchanged(&*at, Some(standby.revision)).delete(&*at));
     }
     groups
 }

@@ -184,6 +184,7 @@ impl World {
             key_type: KeyType::EcdsaP256,
             reuse_key: false,
             key_ahead: false,
+            standby: None,
             profile: None,
             issuers: vec!["ca".parse().unwrap()],
             challenges: Vec::new(),
@@ -323,6 +324,7 @@ impl World {
             order: None,
             renewal_info: info.as_ref(),
             freezes: &[],
+            standby: None,
         };
         let decision = decide(&facts, time);
         if !decision.is_due(time) {

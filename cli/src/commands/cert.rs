@@ -18,6 +18,7 @@ pub(super) async fn cert(context: &Context<'_>, command: &CertCommand) -> Result
         CertCommand::Show { name, pem } => show(context, name.as_str(), *pem).await,
         CertCommand::Renew { name, wait: false } => renew::renew(context, name.as_str()).await,
         CertCommand::Renew { name, wait: true } => renew::and_wait(context, name.as_str()).await,
+        CertCommand::Switch { name, wait } => renew::switch(context, name.as_str(), *wait).await,
         CertCommand::Revoke { name, generation, reason, yes } => {
             let which = match generation {
                 Some(generation) => format!("generation {generation}"),

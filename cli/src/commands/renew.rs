@@ -1,4 +1,4 @@
-//! `chancery cert renew`, and the wait for it.
+//! `chancery cert renew` and `chancery cert switch`, and the wait for them.
 //!
 //! The wait survives a coordinator that restarts or hands over: the stream is opened
 //! again until the time is up. Whether the renewal is at its end is decided in
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chancery_proto::v1::{
     CertificateDetail, FollowCertificateRequest, RenewCertificateRequest, ShowCertificateRequest,
+    SwitchCertificateRequest,
 };
 use chancery_shared::{
     clock::{Clock as _, Monotonic},
@@ -45,19 +46,38 @@ pub(super) async fn and_wait(context: &Context<'_>, name: &str) -> Result<(), Fa
     let show = ShowCertificateRequest { name: name.to_owned() };
     let before = answer(context.answer_limit(), client.show_certificate(show)).await?;
     let renewal = request(context, &mut client, name).await?;
-    let mut wait = Wait {
-        context,
-        name,
-        goal: Goal::new(renewal.generation, before.failures),
-        started: context.clock.monotonic(),
-        shown: None,
-        live: Live::default(),
+    let goal = Goal::new(renewal.generation, before.failures);
+    Wait::new(context, name, "renewed", goal).until_served(client).await
+}
+
+/// Has the standby served in place of the newest bundle, and with `wait` returns when all agents do.
+pub(super) async fn switch(context: &Context<'_>, name: &str, wait: bool) -> Result<(), Failure> {
+    let mut client = context.client().await?;
+    let request = SwitchCertificateRequest { name: name.to_owned() };
+    let switch = answer(context.answer_limit(), client.switch_certificate(request)).await?;
+    if wait {
+        // What was tried at a CA before is of no matter.
+        let goal = Goal::new(switch.generation, u32::MAX);
+        return Wait::new(context, name, "switched", goal).until_served(client).await;
+    }
+    let shown = json::Switch {
+        name: name.to_owned(),
+        generation: switch.generation,
+        switched: switch.switched,
     };
-    let limit = context.wait_limit();
-    let Ok(end) = tokio::time::timeout(limit, wait.follow(client)).await else {
-        return Err(wait.time_is_up(limit)?);
-    };
-    end
+    context.output.answer(&shown, || {
+        let generation = switch.generation;
+        if switch.switched {
+            format!("The standby of {name} is generation {generation} now.")
+        } else {
+            format!("The standby of {name} becomes generation {generation}.")
+        }
+    })?;
+    if switch.switched {
+        Ok(())
+    } else {
+        Err(Failure::new(Exit::TimedOut, "it has not happened yet; the leader goes on"))
+    }
 }
 
 async fn request(
@@ -78,6 +98,8 @@ async fn request(
 struct Wait<'a> {
     context: &'a Context<'a>,
     name: &'a str,
+    /// What has been done to it.
+    deed: &'static str,
     goal: Goal,
     started: Monotonic,
     /// The newest state, which has been shown.
@@ -85,7 +107,21 @@ struct Wait<'a> {
     live: Live,
 }
 
-impl Wait<'_> {
+impl<'a> Wait<'a> {
+    fn new(context: &'a Context<'a>, name: &'a str, deed: &'static str, goal: Goal) -> Self {
+        let started = context.clock.monotonic();
+        Self { context, name, deed, goal, started, shown: None, live: Live::default() }
+    }
+
+    /// Follows the certificate until it is served, or the time is up.
+    async fn until_served(mut self, client: Client) -> Result<(), Failure> {
+        let limit = self.context.wait_limit();
+        let Ok(end) = tokio::time::timeout(limit, self.follow(client)).await else {
+            return Err(self.time_is_up(limit)?);
+        };
+        end
+    }
+
     /// Follows the certificate to the end of its renewal.
     async fn follow(&mut self, mut client: Client) -> Result<(), Failure> {
         let mut waits = RECONNECT.waits();
@@ -143,7 +179,7 @@ impl Wait<'_> {
             Verdict::Installed => {
                 if !output.is_json() {
                     let secs = self.elapsed().as_secs_f64();
-                    output.print(&format!("{} was renewed in {secs:.1} s.", self.name))?;
+                    output.print(&format!("{} was {} in {secs:.1} s.", self.name, self.deed))?;
                 }
                 Ok(Some(Ok(())))
             }
@@ -178,9 +214,9 @@ impl Wait<'_> {
         Ok(Failure::new(
             Exit::TimedOut,
             format!(
-                "{} was not renewed everywhere within {limit}: {missing}\n\
-                 the renewal goes on; see chancery cert show {}",
-                self.name, self.name
+                "{} was not {} everywhere within {limit}: {missing}\n\
+                 it goes on; see chancery cert show {}",
+                self.name, self.deed, self.name
             ),
         ))
     }

@@ -75,6 +75,7 @@ pub(super) fn certificate(table: &Table<'_>, findings: &mut Findings) {
         .filter_map(|text| parsed::<IssuerName>(table, "issuers", text, problems))
         .map(|(issuer, _)| issuer.to_string())
         .collect();
+    let standby = check_standby(table, &issuers, problems);
     let labels = check_labels(table, problems);
     let renew = renew::times(table, problems).or_else(|| findings.renew.clone());
     let Some((name, text)) = name else { return };
@@ -95,6 +96,7 @@ pub(super) fn certificate(table: &Table<'_>, findings: &mut Findings) {
         key_ahead,
         profile,
         issuers,
+        standby,
         challenges: challenges.iter().map(ToString::to_string).collect(),
         labels,
         renew,
@@ -156,6 +158,18 @@ fn reason(error: &impl fmt::Display) -> String {
             Some(format!("{}; {reason}", seam.trim_start_matches(" is ").trim_end_matches(": ")))
         })
         .unwrap_or(message)
+}
+
+/// Empty for none. Another CA than the first.
+fn check_standby(table: &Table<'_>, issuers: &[String], problems: &mut Vec<Problem>) -> String {
+    let text = table.text("standby", problems);
+    let parsed = text.and_then(|text| parsed::<IssuerName>(table, "standby", text, problems));
+    let Some((standby, text)) = parsed else { return String::new() };
+    if issuers.first().map(String::as_str) == Some(standby.as_str()) {
+        let message = "it is the first of issuers already; name another CA".to_owned();
+        problems.push(table.text_problem("standby", &text, message));
+    }
+    standby.to_string()
 }
 
 fn check_challenges(table: &Table<'_>, problems: &mut Vec<Problem>) -> Vec<ChallengeType> {
@@ -322,13 +336,14 @@ fn preferred_chain(table: &Table<'_>, problems: &mut Vec<Problem>) -> String {
     text.value
 }
 
-const CERTIFICATE_KEYS: [&str; 9] = [
+const CERTIFICATE_KEYS: [&str; 10] = [
     "name",
     "identifiers",
     "key_type",
     "key",
     "profile",
     "issuers",
+    "standby",
     "challenges",
     "labels",
     "renew",

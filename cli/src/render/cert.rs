@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use chancery_proto::v1::{
     AcmeProblem, CertificateDetail, CertificateSpec, CertificateSummary, DeploymentDetail,
-    DeploymentReport, OrderDetail, RenewTimes, Revocation,
+    DeploymentReport, OrderDetail, RenewTimes, Revocation, StandbyDetail,
 };
 
 use super::{
@@ -107,6 +107,9 @@ pub(crate) fn detail(detail: &CertificateDetail, view: &View) -> String {
     if let Some(order) = &detail.order {
         page.push_str(&section(view, "Order", &facts(view, order_facts(order, view))));
     }
+    if let Some(standby) = &detail.standby {
+        page.push_str(&section(view, "Standby", &facts(view, standby_facts(standby, view))));
+    }
     if !detail.revocations.is_empty() {
         page.push_str(&section(view, "Revocations", &revocations(&detail.revocations, view)));
     }
@@ -208,8 +211,41 @@ fn order_facts(order: &OrderDetail, view: &View) -> Vec<(&'static str, String)> 
         ("Started", when::both(order.started_at.as_ref(), view.now)),
         ("Deadline", when::both(order.deadline.as_ref(), view.now)),
         ("URL", or_dash(&order.order_url)),
-        ("Becomes", format!("generation {}", order.generation)),
+        (
+            "Becomes",
+            if order.standby {
+                "the standby".to_owned()
+            } else {
+                format!("generation {}", order.generation)
+            },
+        ),
     ]
+}
+
+fn standby_facts(standby: &StandbyDetail, view: &View) -> Vec<(&'static str, String)> {
+    let ready = if standby.ready {
+        view.paint.green("yes")
+    } else {
+        view.paint.yellow(&format!("no: {}", printable(&standby.message)))
+    };
+    let mut rows = vec![("Issuer", printable(&standby.issuer)), ("Ready", ready)];
+    if standby.generation > 0 {
+        rows.extend([
+            ("Generation", standby.generation.to_string()),
+            ("Issued by", or_dash(&standby.issued_by)),
+            ("Serial", or_dash(&standby.serial)),
+            ("Public key", or_dash(&standby.public_key_sha256)),
+            ("Expires", when::both(standby.not_after.as_ref(), view.now)),
+        ]);
+    }
+    if !standby.decision.is_empty() {
+        rows.push(("Renewal", printable(&standby.decision)));
+    }
+    if !standby.last_error.is_empty() {
+        rows.push(("Last error", printable(&standby.last_error)));
+        rows.push(("Failures", format!("{} in a row", standby.failures)));
+    }
+    rows
 }
 
 fn deployments(deployments: &[DeploymentDetail], view: &View) -> String {
@@ -418,6 +454,42 @@ mod tests {
     }
 
     #[test]
+    fn a_standby_tells_whether_it_could_be_served() {
+        let mut one = fixtures::certificate_detail();
+        let standby = StandbyDetail {
+            issuer: "zerossl".to_owned(),
+            message: "it is not issued yet: the CA\u{1b} is away".to_owned(),
+            decision: "it has never been issued".to_owned(),
+            failures: 2,
+            last_error: "the CA is away".to_owned(),
+            ..StandbyDetail::default()
+        };
+        one.standby = Some(standby.clone());
+        let page = detail(&one, &fixtures::view());
+        for part in ["Standby\n", "no: it is not issued yet: the CA", "2 in a row"] {
+            assert!(page.contains(part), "{part}: {page}");
+        }
+        assert!(!page.contains('\u{1b}'), "{page}");
+        let standby = StandbyDetail {
+            ready: true,
+            message: String::new(),
+            generation: 5,
+            serial: "05cd".to_owned(),
+            failures: 0,
+            last_error: String::new(),
+            ..standby
+        };
+        one.standby = Some(standby);
+        let page = detail(&one, &fixtures::view());
+        assert!(page.contains("05cd") && !page.contains("in a row"), "{page}");
+        let shown = serde_json::to_value(json::CertificateDetail::from(&one)).unwrap();
+        assert_eq!(
+            (&shown["standby"]["ready"], &shown["standby"]["generation"]),
+            (&true.into(), &5.into())
+        );
+    }
+
+    #[test]
     fn a_revocation_tells_how_it_stands_and_what_follows() {
         let mut revocation = fixtures::certificate_detail().revocations.remove(0);
         assert_snapshot!(revoked("www", &revocation), @"Generation 6 of www (superseded, serial 03aa) is revoked at letsencrypt.");
@@ -463,6 +535,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "it is one document")]
     fn one_certificate_for_programs() {
         assert_json_snapshot!(json::CertificateDetail::from(&unrefused()), @r#"
         {
@@ -488,6 +561,7 @@ mod tests {
             "letsencrypt",
             "zerossl"
           ],
+          "standby": null,
           "challenges": [
             "dns-01",
             "http-01"
@@ -522,7 +596,8 @@ mod tests {
             "reason": "an operator asked for it",
             "started_at": "2026-11-22T04:59:56Z",
             "deadline": "2026-11-22T05:10:00Z",
-            "generation": 8
+            "generation": 8,
+            "standby": false
           },
           "revocations": [
             {

@@ -206,6 +206,7 @@ pub(crate) fn certificate_detail() -> CertificateDetail {
             key_type: text("ecdsa-p256"),
             reuse_key: true,
             key_ahead: false,
+            standby: String::new(),
             profile: text("tlsserver"),
             issuers: vec![text("letsencrypt"), text("zerossl")],
             challenges: vec![text("dns-01"), text("http-01")],
@@ -232,7 +233,9 @@ pub(crate) fn certificate_detail() -> CertificateDetail {
             started_at: Some(before("4s")),
             deadline: Some(after("10min")),
             generation: 8,
+            standby: false,
         }),
+        standby: None,
         deployments: vec![
             DeploymentDetail {
                 agent: text("web-1"),

@@ -39,6 +39,7 @@ pub(crate) struct Script {
     pub(crate) renewal: Option<RenewCertificateResponse>,
     pub(crate) refuse_renewal: Option<Status>,
     pub(crate) revocation: Option<Revocation>,
+    pub(crate) switch: Option<SwitchCertificateResponse>,
     pub(crate) issuer: Option<IssuerDetail>,
     pub(crate) check: Option<IssuerCheck>,
     pub(crate) dns_records: Option<ShowDnsRecordsResponse>,
@@ -180,6 +181,14 @@ impl AdminService for Service {
             Some(status) => Err(status.clone()),
             None => scripted(script.renewal),
         }
+    }
+
+    async fn switch_certificate(
+        &self,
+        request: Request<SwitchCertificateRequest>,
+    ) -> Answer<SwitchCertificateResponse> {
+        self.note(format!("switch {}", request.into_inner().name));
+        scripted(self.script.lock().unwrap().switch)
     }
 
     async fn revoke_certificate(

@@ -422,3 +422,18 @@ async fn on_a_terminal_progress_is_drawn_over_itself() {
     assert!(shown.contains("\u{1b}[33m  web-0: delivered\u{1b}[0m"), "{shown:?}");
     assert!(shown.contains("issued; 2 of 2 agents serve it"), "{shown:?}");
 }
+
+#[tokio::test]
+async fn a_switch_tells_what_the_standby_has_become() {
+    for (switched, code) in [(true, 0), (false, 6)] {
+        let switch = Some(SwitchCertificateResponse { generation: 9, switched });
+        let fake = Fake::start(Script { switch, ..Script::default() });
+        let ended = chancery(&fake.socket, &["cert", "switch", "www"]).await;
+        assert_eq!(ended.code, code, "{}", ended.stderr);
+        assert!(ended.stdout.contains("generation 9"), "{}", ended.stdout);
+        let shown = chancery(&fake.socket, &["cert", "switch", "www", "-o", "json"]).await;
+        let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+        assert_eq!((&shown["generation"], &shown["switched"]), (&9.into(), &switched.into()));
+        assert_eq!(fake.calls(), ["switch www", "switch www"]);
+    }
+}

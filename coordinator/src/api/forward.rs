@@ -51,10 +51,11 @@ use super::{
 use crate::{members::Unreachable, record::Member};
 
 /// What only the leader can carry out.
-pub(super) const LEADERS: [&str; 11] = [
+pub(super) const LEADERS: [&str; 12] = [
     APPLY,
     "/chancery.v1.AdminService/RenewCertificate",
     "/chancery.v1.AdminService/RevokeCertificate",
+    "/chancery.v1.AdminService/SwitchCertificate",
     "/chancery.v1.AdminService/ChangeAccount",
     "/chancery.v1.AdminService/RemoveAgent",
     "/chancery.v1.AdminService/CreateToken",

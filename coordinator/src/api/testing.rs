@@ -400,6 +400,7 @@ pub(crate) fn spec(name: &str, labels: &[&str]) -> CertificateSpec {
         key_type: KeyType::EcdsaP256,
         reuse_key: false,
         key_ahead: false,
+        standby: None,
         profile: None,
         issuers: vec!["test".parse().unwrap()],
         challenges: Vec::new(),

@@ -125,7 +125,9 @@ impl Plan {
         let Some(known) = present.certificates.get(&desired.name) else {
             let fields = certificate_fields(desired).into_iter();
             let details = fields
-                .filter(|(_, value)| ![FRESH_KEY, THE_ISSUERS, WHEN_DUE].contains(&&**value))
+                .filter(|(_, value)| {
+                    ![FRESH_KEY, THE_ISSUERS, NO_STANDBY, WHEN_DUE].contains(&&**value)
+                })
                 .map(|(field, value)| format!("{field}: {value}"))
                 .collect();
             let step = Step::CreateCertificate(desired.clone());
@@ -149,7 +151,8 @@ fn is_due(present: &View, spec: &CertificateSpec, now: Timestamp) -> bool {
     let state = present.states.get(&spec.name).map(|state| &*state.record);
     // What the CA suggests is of no matter here: a plan is about what a change of it causes.
     let freezes = present.freezes_of(spec);
-    let facts = plan::Facts { spec, state, order: None, renewal_info: None, freezes: &freezes };
+    let (freezes, renewal_info, order) = (&freezes[..], None, None);
+    let facts = plan::Facts { spec, state, order, renewal_info, freezes, standby: None };
     plan::decide(&facts, now).is_due(now)
 }
 
@@ -160,7 +163,7 @@ fn problems(present: &View, desired: &Desired, prune: bool) -> Vec<String> {
         desired.issuers.contains_key(issuer) || (!prune && present.issuers.contains_key(issuer))
     };
     for certificate in desired.certificates.values() {
-        for issuer in &certificate.issuers {
+        for issuer in certificate.issuers.iter().chain(&certificate.standby) {
             if known(issuer) {
                 continue;
             }
@@ -271,6 +274,10 @@ fn certificate_fields(certificate: &CertificateSpec) -> Fields {
         ("key", key.to_owned()),
         ("profile", quoted(certificate.profile.as_ref(), THE_ISSUERS)),
         ("issuers", joined(&certificate.issuers)),
+        (
+            "standby",
+            certificate.standby.as_ref().map_or(NO_STANDBY.to_owned(), ToString::to_string),
+        ),
         ("challenges", joined(ChallengeType::preferred(&certificate.challenges))),
         ("labels", if labels.is_empty() { "none: no agent gets it".to_owned() } else { labels }),
         ("renewed", certificate.renew.as_ref().map_or_else(|| WHEN_DUE.to_owned(), renew_times)),
@@ -300,6 +307,7 @@ fn joined<T: ToString>(items: &[T]) -> String {
 }
 
 const NONE: &str = "none";
+const NO_STANDBY: &str = "none is kept";
 const THE_ISSUERS: &str = "the issuer's";
 const WHEN_DUE: &str = "when it is due";
 const FRESH_KEY: &str = "fresh for each renewal";

@@ -224,6 +224,7 @@ fn certificate(wire: &WireCertificate, found: &mut Found<'_>) -> Option<Certific
             issuer => issuers.extend(issuer),
         }
     }
+    let standby = standby(&wire.standby, &issuers, found);
     let labels = found.ok(Labels::new(wire.labels.clone()));
     if wire.reuse_key && wire.key_ahead {
         found.add("a key cannot be both kept and made ahead: choose key.reuse or key.ahead");
@@ -238,10 +239,23 @@ fn certificate(wire: &WireCertificate, found: &mut Found<'_>) -> Option<Certific
         key_ahead: wire.key_ahead,
         profile,
         issuers,
+        standby,
         challenges,
         labels: labels.unwrap_or_default(),
         renew,
     })
+}
+
+/// `None` for nothing.
+fn standby(text: &str, issuers: &[IssuerName], found: &mut Found<'_>) -> Option<IssuerName> {
+    if text.is_empty() {
+        return None;
+    }
+    let standby = found.ok(text.parse::<IssuerName>())?;
+    if issuers.first() == Some(&standby) {
+        found.add(format!("standby {text:?} is the first of its issuers: name another CA"));
+    }
+    Some(standby)
 }
 
 fn challenges(texts: &[String], found: &mut Found<'_>) -> Vec<ChallengeType> {

@@ -285,7 +285,7 @@ pub async fn related(
         let mut keys = bundles.remove(name).unwrap_or_default();
         let order = present.orders.get(name);
         // Deleting what is not there costs nothing.
-        keys.extend([key::renewal_info(name), key::next_key(name)]);
+        keys.extend([key::renewal_info(name), key::next_key(name), key::standby(name)]);
         all.push(Related {
             certificate: name.clone(),
             state: present.states.get(name).map(|state| ((*state.record).clone(), state.revision)),

@@ -41,6 +41,7 @@ fn certificate(name: &str, identifiers: &[&str]) -> WireCertificate {
         key_type: String::new(),
         reuse_key: false,
         key_ahead: false,
+        standby: String::new(),
         profile: String::new(),
         issuers: vec!["main".to_owned()],
         challenges: Vec::new(),

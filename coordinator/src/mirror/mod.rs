@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::{Commit, Error, Store};
 
+mod decide;
 mod view;
 
 pub use view::{Table, Versioned, View};

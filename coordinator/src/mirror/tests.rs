@@ -119,6 +119,7 @@ fn spec(name: &str, labels: &[&str]) -> CertificateSpec {
         key_type: KeyType::EcdsaP256,
         reuse_key: false,
         key_ahead: false,
+        standby: None,
         profile: None,
         issuers: vec!["main".parse().unwrap()],
         challenges: Vec::new(),

@@ -19,7 +19,7 @@ use crate::{
     record::{
         self, Account, Agent, Authority, Budget, Bundle, CertificateSpec, CertificateState, Chain,
         Challenge, DecodeError, Deployment, Event, Freeze, IssuerSpec, JoinToken, Leader, Member,
-        NextKey, Order, Record, RenewalInfo, Revocation, SealRing, Services, key,
+        NextKey, Order, Record, RenewalInfo, Revocation, SealRing, Services, Standby, key,
     },
     store::{Change, Commit, Entry, Error, Snapshot, Store},
 };
@@ -54,6 +54,8 @@ pub struct View {
     pub bundles: Table<CertName, Bundle>,
     /// Issuing certificates, DER.
     pub chains: BTreeMap<Fingerprint, Bytes>,
+    /// Bundles that are kept ready.
+    pub standbys: Table<CertName, Standby>,
     /// What CAs say about when to renew.
     pub renewal_infos: Table<CertName, RenewalInfo>,
     /// The order journal.
@@ -173,12 +175,6 @@ impl View {
         self.members.values().map(|member| member.record.address.clone()).collect()
     }
 
-    /// The freezes that are for a certificate.
-    pub fn freezes_of(&self, certificate: &CertificateSpec) -> Vec<Arc<Freeze>> {
-        let all = self.freezes.values().map(|freeze| &freeze.record);
-        all.filter(|freeze| freeze.is_for(&certificate.labels)).cloned().collect()
-    }
-
     /// The challenges whose token no live order has, so that nobody needs their answers any more. None as
     /// long as there is an order that cannot be read, which may need any of them.
     pub fn strays(&self) -> impl Iterator<Item = (&String, &Versioned<Challenge>)> {
@@ -198,6 +194,13 @@ impl View {
     /// The generation that a renewal of a certificate becomes, if `present` is the newest one. Agents
     /// may have had later ones before the store was restored from a backup, and never go back.
     pub fn next_generation(&self, certificate: &CertName, present: Generation) -> Generation {
+        // Its standby has a number of its own.
+        let standby = self.standbys.get(certificate).map(|standby| standby.record.state.generation);
+        // One that is gone may still be named by a revocation.
+        let all =
+            (certificate.clone(), Generation(0))..=(certificate.clone(), Generation(u64::MAX));
+        let revoked = self.revocations.range(all).next_back().map(|((_, number), _)| *number);
+        let present = present.max(standby.unwrap_or_default()).max(revoked.unwrap_or_default());
         let delivered = self.delivered(certificate).unwrap_or_default();
         // No agent can use up the numbers that there are.
         let believed = Generation(present.0.saturating_add(MOST_AHEAD));
@@ -233,6 +236,9 @@ impl View {
             key::CHAINS => {
                 let chain = record::decode::<Chain>(&entry.key, &entry.value)?;
                 self.chains.insert(Fingerprint::of(&chain.der), chain.der.into());
+            }
+            key::STANDBYS => {
+                touch(&mut touched.certificates, insert(&mut self.standbys, rest, entry)?);
             }
             key::RENEWAL_INFOS => {
                 touch(&mut touched.certificates, insert(&mut self.renewal_infos, rest, entry)?);
@@ -354,6 +360,7 @@ impl View {
                     self.chains.remove(&fingerprint);
                 }
             }
+            key::STANDBYS => touch(&mut touched.certificates, remove(&mut self.standbys, rest)),
             key::RENEWAL_INFOS => {
                 touch(&mut touched.certificates, remove(&mut self.renewal_infos, rest));
             }

@@ -203,15 +203,20 @@ impl<'a> Drive<'a> {
         let order = &entry.order;
         tracing::info!(generation = %order.generation, serial = issued.serial, "issued");
         orders.metrics.order_finished(&order.issuer, "issued");
+        let (kind, what) = if order.standby {
+            (EventKind::StandbyIssued, "standby, generation")
+        } else {
+            (EventKind::CertificateIssued, "generation")
+        };
         let message = format!(
-            "generation {} issued by {}, serial {}, valid until {}{}",
+            "{what} {} issued by {}, serial {}, valid until {}{}",
             order.generation,
             issued.issued_by,
             issued.serial,
             issued.not_after,
             remark.unwrap_or_default()
         );
-        orders.events.record(EventKind::CertificateIssued, order.certificate.as_str(), message);
+        orders.events.record(kind, order.certificate.as_str(), message);
         Ok(revision)
     }
 

@@ -13,7 +13,7 @@ use std::{
 use chancery_shared::{
     clock::SharedClock,
     name::{CertName, IssuerName},
-    number::{Generation, Revision},
+    number::Revision,
     secret::Secret,
     x509::{self, Fingerprint},
 };
@@ -27,18 +27,18 @@ use super::{
 };
 use crate::{
     election::Leadership,
-    events::printable,
     mirror::Mirror,
-    plan,
     record::{
-        self, Bundle, CertificateSpec, CertificateState, Chain, Challenge, Failure, Issued,
-        IssuerSpec, LastProblem, Order, Record, Stage, key,
+        self, Bundle, CertificateSpec, CertificateState, Chain, Challenge, Issued, IssuerSpec,
+        Order, Record, Stage, key,
     },
     seal::{Context, Sealer},
     store::{self, Batch, Store},
 };
 
 mod ending;
+mod failure;
+mod standby;
 mod sweep;
 
 /// Reads and writes the journal.
@@ -112,7 +112,7 @@ impl Journal {
     ) -> Result<Order, Error> {
         let spec = &wanted.spec;
         let name = &spec.name;
-        let generation = self.mirror.read().next_generation(name, wanted.state.generation);
+        let generation = self.mirror.read().next_generation(name, wanted.present);
         let pkcs8 = self.key_for(wanted).await?;
         let now = self.clock.now();
         Ok(Order {
@@ -132,6 +132,7 @@ impl Journal {
             epoch: leadership.epoch(),
             resumed: 0,
             replaces: wanted.replaces.clone(),
+            standby: wanted.is_standby,
             stage: Stage::Intended,
         })
     }
@@ -147,11 +148,12 @@ impl Journal {
     ) -> Result<Entry, Error> {
         let name = &wanted.spec.name;
         let at = key::order(name);
+        let state = if order.standby { key::standby(name) } else { key::state(name) };
         let batch = leadership
             .batch()
             .absent(&at)
             .unchanged(key::certificate(name), Some(wanted.spec_revision))
-            .unchanged(key::state(name), wanted.state_revision)
+            .unchanged(state, wanted.state_revision)
             .put(&at, record::encode(&order));
         let batch = with(batch, cost);
         let revision = self.commit(batch).await?;
@@ -249,6 +251,9 @@ impl Journal {
         budget: Option<&Change>,
     ) -> Result<(Issued, Revision), Error> {
         let order = &entry.order;
+        if order.standby {
+            return self.standby_issued(leadership, entry, collected, budget).await;
+        }
         let name = &order.certificate;
         let (state, state_revision) = self.state(name).await?;
         let issued = self.facts(order, &collected);
@@ -258,6 +263,8 @@ impl Journal {
         let new_state = CertificateState {
             generation: order.generation.max(state.generation),
             issued: Some(issued.clone()),
+            // That may be asked for at any time.
+            switch_requested_at: state.switch_requested_at,
             ..CertificateState::default()
         };
         let mut batch = self
@@ -267,78 +274,13 @@ impl Journal {
             .absent(key::bundle(name, order.generation))
             .put(key::bundle(name, order.generation), record::encode(&bundle))
             .put(key::state(name), record::encode(&new_state));
-        // The same one twice in a chain is one record.
-        let chain: BTreeMap<_, _> = bundle.chain.iter().zip(collected.chain).collect();
-        for (fingerprint, der) in chain {
-            batch = batch.put(key::chain(fingerprint), record::encode(&Chain { der }));
-        }
-        if order.generation.0 > KEPT_BUNDLES {
-            let outdated = Generation(order.generation.0 - KEPT_BUNDLES);
-            batch = batch.delete(key::bundle(name, outdated));
+        batch = with_chain(batch, &bundle, collected.chain);
+        for outdated in self.outdated(name, order.generation).await? {
+            batch = batch.delete(outdated);
         }
         let batch = self.with_next_key(batch, name).await?;
         let revision = self.commit(with(batch, budget)).await?;
         Ok((issued, revision))
-    }
-
-    /// Ends the order without a certificate.
-    pub(super) async fn failed(
-        &self,
-        leadership: &Leadership,
-        entry: &Entry,
-        error: &Error,
-        wait: Duration,
-        budget: Option<&Change>,
-    ) -> Result<Revision, Error> {
-        let batch = with(self.ending(leadership, entry).await?, budget);
-        self.record_failure(batch, &entry.order.certificate, error, wait).await
-    }
-
-    /// Notes that an order could not even be begun. `None` if the certificate is no longer declared.
-    pub async fn could_not_begin(
-        &self,
-        leadership: &Leadership,
-        certificate: &CertName,
-        error: &Error,
-        wait: Duration,
-    ) -> Result<Option<Revision>, Error> {
-        let Some((_, spec)) = self.spec(certificate).await? else { return Ok(None) };
-        let batch = leadership
-            .batch()
-            .absent(key::order(certificate))
-            .unchanged(key::certificate(certificate), Some(spec));
-        self.record_failure(batch, certificate, error, wait).await.map(Some)
-    }
-
-    async fn record_failure(
-        &self,
-        batch: Batch,
-        certificate: &CertName,
-        error: &Error,
-        first_wait: Duration,
-    ) -> Result<Revision, Error> {
-        let (state, revision) = self.state(certificate).await?;
-        let at = self.clock.now();
-        let failures = state.failures.saturating_add(1);
-        let least = match error.class() {
-            super::Class::Fail(least) | super::Class::Repeat(least) => least,
-            super::Class::Stop => Duration::ZERO,
-        };
-        let most = if error.may_pass() { AN_HOUR } else { Duration::MAX };
-        let wait = plan::wait_after(failures, first_wait).min(most).max(least);
-        let failure = Failure {
-            at,
-            message: printable(&error.to_string(), MAX_MESSAGE),
-            code: error.code().to_owned(),
-            retry_at: at.checked_add(wait).unwrap_or(Timestamp::MAX),
-        };
-        // A CA that cannot be reached the next time has said nothing else.
-        let told = error.problem().map(|problem| LastProblem { at, problem: problem.clone() });
-        let last_problem = told.or(state.last_problem);
-        let last_failure = Some(failure);
-        let state = CertificateState { failures, last_failure, last_problem, ..state };
-        let at = key::state(certificate);
-        self.commit(batch.unchanged(&at, revision).put(&at, record::encode(&state))).await
     }
 
     pub(super) async fn rewrite(
@@ -421,6 +363,15 @@ impl Journal {
     }
 }
 
+/// The batch with the issuing certificates of `bundle`. The same one twice in a chain is one record.
+fn with_chain(mut batch: Batch, bundle: &Bundle, chain: Vec<Vec<u8>>) -> Batch {
+    let chain: BTreeMap<_, _> = bundle.chain.iter().zip(chain).collect();
+    for (fingerprint, der) in chain {
+        batch = batch.put(key::chain(fingerprint), record::encode(&Chain { der }));
+    }
+    batch
+}
+
 fn with(batch: Batch, change: Option<&Change>) -> Batch {
     match change {
         Some(change) => change.add_to(batch),
@@ -433,12 +384,8 @@ fn with(batch: Batch, change: Option<&Change>) -> Batch {
 const KEPT_BUNDLES: u64 = 3;
 /// Challenges in one step, beside the rest of what the step has to do.
 const MOST_TOKENS: usize = 30;
-const MAX_MESSAGE: usize = 2000;
 /// Far more than any chain has.
 const MOST_CERTIFICATES: usize = 16;
-
-/// A CA that could not be reached is tried this often at least, unless it says otherwise.
-const AN_HOUR: Duration = Duration::from_hours(1);
 
 /// A chain as the CA sends it (RFC 8555 section 7.4.2), split and checked against the order.
 pub fn check_chain(

@@ -32,11 +32,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chancery_shared::{
-    clock::SharedClock, failpoint::crash_point, name::CertName, number::Revision,
-};
+use chancery_shared::{clock::SharedClock, name::CertName, number::Generation, number::Revision};
 
 pub mod account;
+mod begin;
 mod budgets;
 pub mod ca;
 mod chain;
@@ -55,6 +54,7 @@ mod revoke;
 mod risk;
 mod spending;
 pub mod stage;
+mod standby;
 mod unwanted;
 mod wanted;
 
@@ -65,7 +65,7 @@ pub use patience::Tries;
 pub use replaces::{Suggestion, identifier_of, replaces};
 
 use self::{
-    account::{Account, Accounts, Connect},
+    account::{Accounts, Connect},
     budgets::Budgets,
     drive::Drive,
     journal::{Entry, Journal},
@@ -78,7 +78,7 @@ use crate::{
     members::Peers,
     metrics::Metrics,
     mirror::Mirror,
-    record::{CertificateSpec, CertificateState, EventKind, IssuerSpec, Stage},
+    record::{CertificateSpec, CertificateState, EventKind, IssuerSpec},
     seal::Sealer,
     store::{self, Store},
 };
@@ -121,6 +121,10 @@ struct Wanted {
     spec_revision: Revision,
     state: CertificateState,
     state_revision: Option<Revision>,
+    /// The highest number of a bundle of it.
+    present: Generation,
+    /// Whether it is the standby; then `spec` and `state` are its own.
+    is_standby: bool,
     issuer: IssuerSpec,
     reason: String,
     /// What it replaces, by its identifier in ACME.
@@ -303,6 +307,9 @@ impl Orders {
         tries: &mut Tries,
     ) -> Result<Attempt, Error> {
         let live = self.journal.live(certificate).await?;
+        if let Some(switched) = self.switch_if_due(leadership, certificate, live.as_ref()).await? {
+            return Ok(Attempt::Done(switched));
+        }
         let live = self.give_up_unwanted(leadership, certificate, live, tries).await?;
         let Some(wanted) = self.wanted(certificate, live.as_ref()).await? else {
             return Ok(Attempt::Nothing);
@@ -322,7 +329,7 @@ impl Orders {
             tokio::select! {
                 biased;
                 done = work => done.map(Attempt::Done),
-                () = self.until_unwanted(certificate, &wanted.issuer.name) => Ok(Attempt::Nothing),
+                () = self.until_unwanted(certificate, &wanted) => Ok(Attempt::Nothing),
             }
         };
         let result = match tokio::time::timeout(left, work).await {
@@ -414,43 +421,6 @@ impl Orders {
         self.options.deadline.saturating_sub(now.since(tries.order_since(now)))
     }
 
-    async fn begin(
-        &self,
-        leadership: &Leadership,
-        wanted: &Wanted,
-        account: &Account,
-    ) -> Result<Entry, Error> {
-        if let Err(unknown) = wanted.check_profile(account) {
-            // The CA may have more by the next try.
-            self.accounts.close(&wanted.issuer.name).await;
-            return Err(unknown);
-        }
-        let entry = self.begin_paid(leadership, wanted, account).await?;
-        crash_point("order::intended");
-        let message = format!(
-            "ordering generation {} from {}: {}",
-            entry.order.generation, wanted.issuer.name, wanted.reason
-        );
-        self.events.record(EventKind::OrderStarted, wanted.spec.name.as_str(), message);
-        Ok(entry)
-    }
-
-    async fn resume(&self, leadership: &Leadership, entry: Entry) -> Result<Entry, Error> {
-        let entry = self.journal.take_up(leadership, entry, self.options.deadline).await?;
-        let stage = entry.order.stage.name();
-        if entry.order.stage == Stage::Intended {
-            self.pay_again(leadership, &entry.order).await?;
-            self.metrics.order_possibly_orphaned(&entry.order.issuer);
-        }
-        let message = format!(
-            "going on with the order for generation {} from stage {stage}",
-            entry.order.generation
-        );
-        tracing::info!(stage, "an order is taken up again");
-        self.events.record(EventKind::OrderResumed, entry.order.certificate.as_str(), message);
-        Ok(entry)
-    }
-
     /// Writes down that the order is over without a certificate, or that it could not begin.
     async fn fail(
         &self,
@@ -460,21 +430,26 @@ impl Orders {
     ) -> Result<(), Error> {
         let first_wait = self.options.retry_first;
         let journal = &self.journal;
-        let revision = if let Some(entry) = journal.live(certificate).await? {
+        let (revision, is_standby) = if let Some(entry) = journal.live(certificate).await? {
             let revision = self.end_failed(leadership, &entry, error).await?;
             self.metrics.order_finished(&entry.order.issuer, error.code());
-            revision
+            (revision, entry.order.standby)
         } else {
-            let recorded = journal.could_not_begin(leadership, certificate, error, first_wait);
+            let is_standby = self.is_turn_of_standby(certificate).await?;
+            let recorded =
+                journal.could_not_begin(leadership, certificate, is_standby, error, first_wait);
             // Deleted meanwhile: nobody waits for it.
             let Some(revision) = recorded.await? else { return Ok(()) };
-            revision
+            (revision, is_standby)
         };
-        tracing::warn!(%error, code = error.code(), "the order failed");
-        let message = format!("the order failed: {error}");
+        tracing::warn!(%error, code = error.code(), is_standby, "the order failed");
+        let whose = if is_standby { "for its standby " } else { "" };
+        let message = format!("the order {whose}failed: {error}");
         self.events.record(EventKind::OrderFailed, certificate.as_str(), message);
         self.shown(revision).await;
-        self.raise_if_at_risk(certificate, error);
+        if !is_standby {
+            self.raise_if_at_risk(certificate, error);
+        }
         Ok(())
     }
 

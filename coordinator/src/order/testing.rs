@@ -478,6 +478,7 @@ impl World {
             key_type: KeyType::EcdsaP256,
             reuse_key: false,
             key_ahead: false,
+            standby: None,
             profile: None,
             issuers: vec![issuer.parse().unwrap()],
             challenges: Vec::new(),

@@ -5,7 +5,7 @@ use testing::{DEADLINE, World};
 
 use super::*;
 use crate::{
-    record::{self, Challenge, Issued, Order, key},
+    record::{self, Challenge, Issued, Order, Stage, key},
     store::Batch,
 };
 

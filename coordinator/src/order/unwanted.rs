@@ -1,16 +1,18 @@
-//! Orders at an issuer that the certificate does not name any more.
+//! Orders that nobody wants any more: at an issuer that the certificate does not name, or for a standby while
+//! the certificate itself is in need.
 //!
 //! Whoever takes an issuer out of a certificate has a reason to, most often that the issuer does not work.
 //! Its order would hold the certificate up until the deadline, and bring what is not wanted. So it is given up,
 //! and the next one is made at once.
 
-use chancery_shared::{
-    failpoint::crash_point,
-    name::{CertName, IssuerName},
-};
+use chancery_shared::{failpoint::crash_point, name::CertName};
 
-use super::{Error, Orders, Tries, journal::Entry};
-use crate::{election::Leadership, record::EventKind};
+use super::{Error, Orders, Tries, Wanted, journal::Entry};
+use crate::{
+    election::Leadership,
+    plan::{self, Turn},
+    record::EventKind,
+};
 
 impl Orders {
     /// Ends the live order of a certificate if its issuer is no longer among those that the
@@ -24,9 +26,10 @@ impl Orders {
     ) -> Result<Option<Entry>, Error> {
         let Some(entry) = live else { return Ok(None) };
         let issuer = &entry.order.issuer;
+        let known = self.known(certificate).await?;
+        let now = self.clock.now();
         // One of a certificate that is gone went with it.
-        let spec = self.journal.spec(certificate).await?;
-        if spec.is_none_or(|(spec, _)| spec.issuers.contains(issuer)) {
+        if known.is_none_or(|it| plan::standby::is_wanted(&it.facts(), &entry.order, now)) {
             return Ok(Some(entry));
         }
         let batch = self.journal.ending(leadership, &entry).await?;
@@ -34,26 +37,25 @@ impl Orders {
         crash_point("order::given-up");
         *tries = Tries::default();
         self.metrics.order_finished(issuer, "given-up");
-        let message = format!(
-            "the order for generation {} at {issuer} was given up: the certificate does not name that \
-             issuer any more",
-            entry.order.generation
-        );
+        let why = if entry.order.standby {
+            "the certificate itself is more urgent, or needs no standby of that issuer any more"
+        } else {
+            "the certificate does not name that issuer any more"
+        };
+        let generation = entry.order.generation;
+        let message =
+            format!("the order for generation {generation} at {issuer} was given up: {why}");
         self.events.record(EventKind::OrderGivenUp, certificate.as_str(), message);
         self.shown(revision).await;
         Ok(None)
     }
 
-    /// Resolves when the certificate no longer names `issuer`.
-    pub(super) async fn until_unwanted(&self, certificate: &CertName, issuer: &IssuerName) {
+    /// Resolves when what is being ordered is no longer wanted, or must not wait for the order: because the
+    /// certificate no longer names the issuer, or its standby is to be served at once.
+    pub(super) async fn until_unwanted(&self, certificate: &CertName, wanted: &Wanted) {
         let mut touched = self.mirror.touched();
         loop {
-            let is_wanted = {
-                let view = self.mirror.read();
-                let spec = view.certificates.get(certificate);
-                spec.is_none_or(|spec| spec.record.issuers.contains(issuer))
-            };
-            if !is_wanted {
+            if !self.is_still_wanted(certificate, wanted) {
                 return;
             }
             // Lagging is as good a reason to look again.
@@ -61,6 +63,17 @@ impl Orders {
                 return std::future::pending().await;
             }
         }
+    }
+
+    fn is_still_wanted(&self, certificate: &CertName, wanted: &Wanted) -> bool {
+        let view = self.mirror.read();
+        let now = self.clock.now();
+        let issuer = &wanted.issuer.name;
+        let is_wanted = view.decide(certificate, |facts| {
+            plan::standby::is_wanted_at(facts, issuer, wanted.is_standby, now)
+                && plan::turn(facts, now).0 != Turn::Switch
+        });
+        is_wanted.unwrap_or(true)
     }
 }
 

@@ -264,6 +264,7 @@ mod tests {
             key_type: KeyType::EcdsaP256,
             reuse_key: false,
             key_ahead: false,
+            standby: None,
             profile: None,
             issuers: vec!["main".parse().unwrap()],
             challenges: Vec::new(),
@@ -328,6 +329,7 @@ mod tests {
                     order: None,
                     renewal_info: self.info.as_ref(),
                     freezes: &self.freezes,
+                    standby: None,
                 },
                 now,
             )
@@ -340,6 +342,7 @@ mod tests {
                 order: None,
                 renewal_info: None,
                 freezes: &self.freezes,
+                standby: None,
             };
             look(&Openings::of(&facts).unwrap())
         }

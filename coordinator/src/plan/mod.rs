@@ -10,11 +10,14 @@ use std::{sync::Arc, time::Duration};
 use chancery_shared::{identifier::Identifier, name::IssuerName, x509::Fingerprint};
 use jiff::Timestamp;
 
-use crate::record::{CertificateSpec, CertificateState, Freeze, Issued, Order, RenewalInfo};
+use crate::record::{
+    CertificateSpec, CertificateState, Freeze, Issued, Order, RenewalInfo, Standby,
+};
 
 pub mod ari;
 pub mod budget;
 mod maintenance;
+pub mod standby;
 
 use budget::{Ask, Kind};
 
@@ -31,6 +34,19 @@ pub struct Facts<'a> {
     pub renewal_info: Option<&'a RenewalInfo>,
     /// Times in which it is not renewed if it can wait.
     pub freezes: &'a [Arc<Freeze>],
+    /// What is kept ready beside it.
+    pub standby: Option<&'a Standby>,
+}
+
+/// What is next for a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// An order for the certificate, or whatever order is under way.
+    Order,
+    /// An order for its standby.
+    Standby,
+    /// Its standby takes the place of what is served. Needs no CA.
+    Switch,
 }
 
 /// What to do about a certificate, and why.
@@ -66,6 +82,22 @@ pub fn decide(facts: &Facts<'_>, now: Timestamp) -> Decision {
     }
     let wanted = in_its_life(facts.spec, &state, facts.renewal_info, now);
     maintenance::held(delayed_by_failure(wanted, &state, now), facts, now)
+}
+
+/// What is next for one certificate, and when: what is due, and of that a switch before an order, and the
+/// certificate's own before its standby's; or else what will be due first.
+pub fn turn(facts: &Facts<'_>, now: Timestamp) -> (Turn, Decision) {
+    let own = (Turn::Order, decide(facts, now));
+    if facts.spec.standby.is_none() {
+        return own;
+    }
+    let switch = standby::switch(facts, now).map(|decision| (Turn::Switch, decision));
+    // One place for an order: that of the standby waits for the one that is under way.
+    let order = if facts.order.is_none() { standby::order(facts, now) } else { None };
+    let order = order.map(|decision| (Turn::Standby, decision));
+    let all = [switch, Some(own), order].into_iter().flatten();
+    // The first of those that are due, and of several that are not the earliest.
+    all.min_by_key(|(_, decision)| decision.due.max(now)).expect("its own is among them")
 }
 
 /// The issuer whose turn it is: the first, or after [`FAILURES_PER_ISSUER`] failures in a
@@ -218,7 +250,8 @@ fn issuer_removed(
     now: Timestamp,
 ) -> Option<Decision> {
     let issued = state.issued.as_ref()?;
-    (!spec.issuers.contains(&issued.issuer)).then(|| Decision {
+    let is_named = |issuer| spec.issuers.contains(issuer) || spec.standby.as_ref() == Some(issuer);
+    (!is_named(&issued.issuer)).then(|| Decision {
         code: "issuer-removed",
         message: format!("{}, which issued it, is no longer among its issuers", issued.issuer),
         due: now,

@@ -19,6 +19,7 @@ fn spec() -> CertificateSpec {
         key_type: KeyType::EcdsaP256,
         reuse_key: false,
         key_ahead: false,
+        standby: None,
         profile: None,
         issuers: vec!["main".parse().unwrap(), "spare".parse().unwrap()],
         challenges: Vec::new(),
@@ -48,7 +49,14 @@ fn issued(days: i64) -> CertificateState {
 
 fn code(spec: &CertificateSpec, state: &CertificateState, now: Timestamp) -> (&'static str, bool) {
     let decision = decide(
-        &Facts { spec, state: Some(state), order: None, renewal_info: None, freezes: &[] },
+        &Facts {
+            spec,
+            state: Some(state),
+            order: None,
+            renewal_info: None,
+            freezes: &[],
+            standby: None,
+        },
         now,
     );
     (decision.code, decision.is_due(now))
@@ -57,7 +65,14 @@ fn code(spec: &CertificateSpec, state: &CertificateState, now: Timestamp) -> (&'
 #[test]
 fn what_was_never_issued_is_due() {
     let decision = decide(
-        &Facts { spec: &spec(), state: None, order: None, renewal_info: None, freezes: &[] },
+        &Facts {
+            spec: &spec(),
+            state: None,
+            order: None,
+            renewal_info: None,
+            freezes: &[],
+            standby: None,
+        },
         at(0),
     );
     assert_eq!((decision.code, decision.is_due(at(0))), ("not-issued", true));
@@ -123,6 +138,7 @@ fn a_failure_delays_until_its_time_and_an_operator_overrides_it() {
             order: None,
             renewal_info: None,
             freezes: &[],
+            standby: None,
         },
         at(1),
     );

@@ -35,6 +35,9 @@ pub struct CertificateSpec {
     pub profile: Option<String>,
     /// Issuers, in order of preference.
     pub issuers: Vec<IssuerName>,
+    /// The issuer of a bundle that is kept ready beside the one that is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<IssuerName>,
     /// Challenges that may be used, in order of preference. Empty: HTTP-01.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub challenges: Vec<ChallengeType>,
@@ -59,6 +62,10 @@ pub struct CertificateState {
     /// When an operator last asked for a renewal that has not happened yet.
     #[serde(default)]
     pub renewal_requested_at: Option<Timestamp>,
+    /// When an operator last asked for the standby to take the place of the newest bundle, if that has
+    /// not happened yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch_requested_at: Option<Timestamp>,
     /// That the newest bundle was revoked, and has to be replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Revoked>,

@@ -69,6 +69,12 @@ kinds! {
     CertificateIssued = "certificate.issued",
     /// A TXT value could not be removed from the DNS for so long that it stays there.
     ValueGivenUp = "dns.value-given-up",
+    /// A bundle was stored that is kept ready beside the one that is served.
+    StandbyIssued = "standby.issued",
+    /// An operator asked for the standby to take the place of what is served.
+    SwitchRequested = "standby.switch-requested",
+    /// The standby has taken the place of what was served.
+    Switched = "standby.switched",
     /// An operator asked for a renewal.
     RenewalRequested = "certificate.renewal-requested",
     /// An operator asked for a revocation.

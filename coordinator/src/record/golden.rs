@@ -17,7 +17,7 @@ macro_rules! for_each_kind {
             $function $arguments
             Account Agent Authority Budget Bundle CertificateSpec CertificateState Chain Challenge
             Deployment Event Freeze IssuerSpec JoinToken Leader Member NextKey Nomination Order RenewalInfo
-            Revocation SealRing Services
+            Revocation SealRing Services Standby
         )
     };
     ($function:ident $arguments:tt $($record:ty)*) => {

@@ -18,6 +18,8 @@ pub const STATES: &str = "states/";
 pub const BUNDLES: &str = "bundles/";
 /// Issuing certificates by hash: thousands of bundles share a few.
 pub const CHAINS: &str = "chains/";
+/// Bundles that are kept ready, by certificate.
+pub const STANDBYS: &str = "standbys/";
 /// What CAs say about when to renew, by certificate.
 pub const RENEWAL_INFOS: &str = "renewal-info/";
 /// The order journal.
@@ -75,6 +77,11 @@ pub fn state(name: &CertName) -> String {
 /// Key of a bundle. Generations sort as numbers.
 pub fn bundle(name: &CertName, generation: Generation) -> String {
     format!("{BUNDLES}{name}/{:020}", generation.0)
+}
+
+/// Key of a certificate's standby.
+pub fn standby(name: &CertName) -> String {
+    format!("{STANDBYS}{name}")
 }
 
 /// Key of what the CA says about when to renew a certificate.

@@ -30,6 +30,7 @@ mod problem;
 mod renew;
 mod renewal_info;
 mod revocation;
+mod standby;
 
 pub use account::{Account, AccountChange, AccountChangeEnd, AccountDeed};
 pub use agent::{Agent, Deployment, DeploymentState, Identity, JoinToken, Service, Services};
@@ -46,6 +47,7 @@ pub use problem::{LastProblem, Problem, Subproblem};
 pub use renew::{Freeze, RenewTimes};
 pub use renewal_info::RenewalInfo;
 pub use revocation::{Revocation, RevocationEnd, Revoked};
+pub use standby::Standby;
 
 /// A value that can be kept in the store.
 pub trait Record: Serialize + DeserializeOwned {

@@ -54,6 +54,9 @@ pub struct Order {
     /// The certificate that it replaces, by its identifier in ACME (RFC 9773 section 5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<String>,
+    /// Whether it is for the standby.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub standby: bool,
     /// How far it has come.
     pub stage: Stage,
 }

@@ -32,7 +32,7 @@ use crate::{
     election::Leadership,
     mirror::{Mirror, Touched},
     order::{Orders, Outcome, Tries},
-    plan,
+    plan::{self, Turn},
 };
 
 /// Starts orders as they become due, for one term of leadership.
@@ -189,11 +189,15 @@ impl Scheduler {
     /// will tell.
     fn issuer(&self, name: &CertName) -> Option<IssuerName> {
         let view = self.mirror.read();
-        if let Some(order) = view.orders.get(name) {
-            return Some(order.record.issuer.clone());
-        }
-        let state = view.states.get(name).map(|state| &*state.record);
-        plan::issuer_for(&view.certificates.get(name)?.record, state).cloned()
+        let now = self.clock.now();
+        let issuer = view.decide(name, |facts| match (plan::turn(facts, now).0, facts.order) {
+            // No CA is asked.
+            (Turn::Switch, _) => None,
+            (_, Some(order)) => Some(order.issuer.clone()),
+            (Turn::Standby, None) => plan::standby::issuer_for(facts.spec, facts.state).cloned(),
+            (Turn::Order, None) => plan::issuer_for(facts.spec, facts.state).cloned(),
+        });
+        issuer.flatten()
     }
 
     fn look_at_touched(&mut self, touched: &Touched) {
@@ -206,7 +210,8 @@ impl Scheduler {
         }
         for name in &touched.certificates {
             // It may have become urgent, or another issuer's.
-            if self.held.get(name).is_some_and(|held| held.tries.are_held_back()) {
+            let is_held_back = self.held.get(name).is_some_and(|held| held.tries.are_held_back());
+            if is_held_back || self.is_to_switch(name) {
                 self.held.remove(name);
             }
             self.look_at(name);
@@ -260,15 +265,15 @@ impl Scheduler {
 
     fn due_time(&self, name: &CertName, now: Timestamp) -> Option<Timestamp> {
         let view = self.mirror.read();
-        let spec = &view.certificates.get(name)?.record;
-        let facts = plan::Facts {
-            spec,
-            state: view.states.get(name).map(|state| &*state.record),
-            order: view.orders.get(name).map(|order| &*order.record),
-            renewal_info: view.renewal_infos.get(name).map(|info| &*info.record),
-            freezes: &view.freezes_of(spec),
-        };
-        Some(plan::decide(&facts, now).due)
+        view.decide(name, |facts| plan::turn(facts, now).1.due)
+    }
+
+    /// Whether the standby is to take over now: that waits for nothing that an order waits for.
+    fn is_to_switch(&self, name: &CertName) -> bool {
+        let view = self.mirror.read();
+        let now = self.clock.now();
+        let turn = view.decide(name, |facts| plan::turn(facts, now));
+        turn.is_some_and(|(turn, decision)| turn == Turn::Switch && decision.is_due(now))
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     election::Leadership,
     record::{
         self, Account, Authority, Bundle, DecodeError, IssuerSpec, NextKey, Order, Record,
-        SealRing, Sealed, key,
+        SealRing, Sealed, Standby, key,
     },
     store::{self, Batch, Entry, Packer, Store},
 };
@@ -177,6 +177,15 @@ fn look(sealer: &Sealer, active: u32, entry: &Entry) -> Result<Looked, Error> {
             let data_key = renew(sealer, active, &context, &mut bundle.key)?;
             Ok(Looked::new(data_key, active, &bundle))
         }
+        key::STANDBYS => {
+            let mut standby: Standby = record::decode(&entry.key, &entry.value)?;
+            let mut data_key = active;
+            if let Some(bundle) = &mut standby.bundle {
+                let context = Context::bundle(&bundle.certificate, bundle.generation);
+                data_key = renew(sealer, active, &context, &mut bundle.key)?;
+            }
+            Ok(Looked::new(data_key, active, &standby))
+        }
         key::ACCOUNTS => {
             let mut account: Account = record::decode(&entry.key, &entry.value)?;
             let issuer = entry.key[key::ACCOUNTS.len()..].parse();
@@ -309,8 +318,9 @@ async fn write_ring(
 fn prefixes() -> impl Iterator<Item = String> {
     let first_characters = ('a'..='z').chain('0'..='9');
     let bundles = first_characters.map(|first| format!("{}{first}", key::BUNDLES));
-    let others = [key::ACCOUNTS, key::ISSUERS, key::NEXT_KEYS, key::ORDERS, key::AUTHORITY]
-        .map(str::to_owned);
+    let others =
+        [key::STANDBYS, key::ACCOUNTS, key::ISSUERS, key::NEXT_KEYS, key::ORDERS, key::AUTHORITY];
+    let others = others.map(str::to_owned);
     bundles.chain(others)
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chancery_proto::v1::{
     AcmeProblem, AcmeSubproblem, CertificateDetail, CertificateSpec as WireSpec,
     CertificateSummary, DeploymentDetail, OrderDetail, RenewTimes as WireRenewTimes,
-    Revocation as WireRevocation,
+    Revocation as WireRevocation, StandbyDetail,
 };
 use chancery_shared::{
     challenge_type::ChallengeType,
@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use super::{Index, Status, agents::deployment_report};
 use crate::{
     mirror::View,
-    plan::{self, Decision, budget},
+    plan::{self, Decision, Facts, budget},
     record::{
         CertificateSpec, CertificateState, Freeze, LastProblem, Order, RenewTimes, RenewalInfo,
         Revocation,
@@ -52,7 +52,8 @@ impl Status {
             issued_by: issued.map(|issued| issued.issued_by.clone()).unwrap_or_default(),
             decision: decision.message,
             decision_code: decision.code.to_owned(),
-            order: known.order.map(order_detail),
+            order: view.orders.get(name).map(|order| order_detail(&order.record)),
+            standby: view.decide(name, |facts| standby(facts, now)).flatten(),
             deployments: self.deployments(&view, name),
             chain_pem: chain_pem(&view, name),
             public_key_sha256: public_key(&view, name),
@@ -104,7 +105,8 @@ impl<'a> Known<'a> {
             spec,
             freezes: view.freezes_of(spec),
             state: view.states.get(name).map(|state| &*state.record),
-            order: view.orders.get(name).map(|order| &*order.record),
+            // One for its standby is not its own.
+            order: view.orders.get(name).map(|order| &*order.record).filter(|it| !it.standby),
             renewal_info: view.renewal_infos.get(name).map(|info| &*info.record),
             view,
         })
@@ -126,13 +128,14 @@ impl<'a> Known<'a> {
             && self.held_back(&plan::decide(&self.facts(), now), now).is_some()
     }
 
-    fn facts(&self) -> plan::Facts<'_> {
-        plan::Facts {
+    fn facts(&self) -> Facts<'_> {
+        Facts {
             spec: self.spec,
             state: self.state,
             order: self.order,
             renewal_info: self.renewal_info,
             freezes: &self.freezes,
+            standby: None,
         }
     }
 
@@ -246,6 +249,7 @@ pub(crate) fn wire_spec(spec: &CertificateSpec) -> WireSpec {
         key_ahead: spec.key_ahead,
         profile: spec.profile.clone().unwrap_or_default(),
         issuers: spec.issuers.iter().map(ToString::to_string).collect(),
+        standby: spec.standby.as_ref().map(ToString::to_string).unwrap_or_default(),
         challenges: ChallengeType::preferred(&spec.challenges)
             .iter()
             .map(ToString::to_string)
@@ -292,7 +296,38 @@ fn order_detail(order: &Order) -> OrderDetail {
         started_at: Some(to_timestamp(order.started_at)),
         deadline: Some(to_timestamp(order.deadline)),
         generation: order.generation.0,
+        standby: order.standby,
     }
+}
+
+/// What is kept ready beside it, if one is declared.
+fn standby(facts: &Facts<'_>, now: Timestamp) -> Option<StandbyDetail> {
+    let declared = facts.spec.standby.as_ref()?;
+    let state = facts.standby.map(|standby| &standby.state);
+    let present = state.and_then(|state| state.issued.as_ref());
+    let issuer = present.map(|present| &present.issuer);
+    let issuer = issuer.or(plan::standby::issuer_for(facts.spec, facts.state)).unwrap_or(declared);
+    let bundle = facts.standby.and_then(|standby| standby.bundle.as_ref());
+    let key = bundle.and_then(|bundle| public_key_of(&bundle.leaf).ok());
+    let ready = plan::standby::ready(facts.spec, facts.standby, now);
+    let decision = plan::standby::order(facts, now);
+    let failures = state.map_or(0, |state| state.failures);
+    let failure = state.and_then(|state| state.last_failure.as_ref()).filter(|_| failures > 0);
+    Some(StandbyDetail {
+        issuer: issuer.to_string(),
+        generation: present.and(state).map_or(0, |state| state.generation.0),
+        serial: present.map(|present| present.serial.clone()).unwrap_or_default(),
+        fingerprint: present.map(|present| present.fingerprint.to_string()).unwrap_or_default(),
+        issued_by: present.map(|present| present.issued_by.clone()).unwrap_or_default(),
+        public_key_sha256: key.map(|hash| hash.to_string()).unwrap_or_default(),
+        not_after: present.map(|present| to_timestamp(present.not_after)),
+        ready: ready.is_ok(),
+        message: ready.err().unwrap_or_default(),
+        renew_at: decision.as_ref().map(|decision| to_timestamp(decision.due)),
+        decision: decision.map(|decision| decision.message).unwrap_or_default(),
+        failures,
+        last_error: failure.map(|failure| failure.message.clone()).unwrap_or_default(),
+    })
 }
 
 fn revocations(view: &View, name: &CertName) -> Vec<WireRevocation> {

@@ -25,7 +25,9 @@ impl Status {
 
 fn detail(view: &View, issuer: &IssuerSpec) -> IssuerDetail {
     let name = &issuer.name;
-    let naming = view.certificates.values().filter(|spec| spec.record.issuers.contains(name));
+    let naming = view.certificates.values().filter(|spec| {
+        spec.record.issuers.contains(name) || spec.record.standby.as_ref() == Some(name)
+    });
     let own = view.certificates.keys().filter(|certificate| {
         let state = view.states.get(*certificate);
         state.and_then(|state| state.record.issued.as_ref()).is_some_and(|it| it.issuer == *name)

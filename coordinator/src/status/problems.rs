@@ -31,6 +31,7 @@ pub(super) fn list(inputs: &Inputs<'_>) -> Vec<String> {
     }
     problems.extend(inputs.view.damaged.values().map(ToString::to_string));
     certificates(inputs, &mut problems);
+    standbys(inputs, &mut problems);
     set_back(inputs, &mut problems);
     deployments(inputs, &mut problems);
     disconnected(inputs, &mut problems);
@@ -70,6 +71,20 @@ fn certificates(inputs: &Inputs<'_>, problems: &mut Vec<String>) {
     // What was never issued sorts as the most urgent but the expired: nothing is served at all.
     found.sort_by_key(|(end, _)| end.unwrap_or(inputs.now));
     problems.extend(found.into_iter().map(|(_, sentence)| sentence));
+}
+
+/// Standbys that cannot be had. What is served is not affected.
+fn standbys(inputs: &Inputs<'_>, problems: &mut Vec<String>) {
+    for (name, standby) in &inputs.view.standbys {
+        let spec = inputs.view.certificates.get(name).map(|spec| &spec.record);
+        let state = &standby.record.state;
+        let failure = state.last_failure.as_ref().filter(|_| state.failures > 0);
+        if let (Some(_), Some(failure)) = (spec.and_then(|spec| spec.standby.as_ref()), failure) {
+            let verb = if state.issued.is_some() { "renewed" } else { "issued" };
+            let message = &failure.message;
+            problems.push(format!("the standby of certificate {name} cannot be {verb}: {message}"));
+        }
+    }
 }
 
 /// Certificates of which agents have had later generations than the store knows. They keep those.

@@ -314,6 +314,7 @@ fn declare(world: &World, rng: &mut Rng) {
             key_type: KeyType::EcdsaP256,
             reuse_key: false,
             key_ahead: false,
+            standby: None,
             profile: None,
             issuers: ["main", "spare"].map(|name| name.parse().expect("a name")).to_vec(),
             challenges: Vec::new(),

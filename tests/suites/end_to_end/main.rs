@@ -26,4 +26,5 @@ mod refusals;
 mod renewal_info;
 mod revocation;
 mod secrets;
+mod standby;
 mod views;

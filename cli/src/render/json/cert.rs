@@ -66,6 +66,7 @@ pub(crate) struct CertificateDetail {
     key_ahead: bool,
     profile: Option<String>,
     issuers: Vec<String>,
+    standby: Option<Standby>,
     challenges: Vec<String>,
     labels: BTreeMap<String, String>,
     renew: Option<RenewTimes>,
@@ -96,6 +97,7 @@ impl From<&v1::CertificateDetail> for CertificateDetail {
             key_ahead: spec.key_ahead,
             profile: some(&spec.profile),
             issuers: spec.issuers,
+            standby: detail.standby.as_ref().map(Standby::from),
             challenges: spec.challenges,
             labels: spec.labels,
             renew: spec.renew.as_ref().map(RenewTimes::from),
@@ -183,6 +185,44 @@ struct Order {
     started_at: Option<Timestamp>,
     deadline: Option<Timestamp>,
     generation: u64,
+    standby: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Standby {
+    issuer: String,
+    ready: bool,
+    message: Option<String>,
+    generation: Option<u64>,
+    serial: Option<String>,
+    fingerprint: Option<String>,
+    public_key_sha256: Option<String>,
+    issued_by: Option<String>,
+    not_after: Option<Timestamp>,
+    renew_at: Option<Timestamp>,
+    decision: Option<String>,
+    failures: u32,
+    last_error: Option<String>,
+}
+
+impl From<&v1::StandbyDetail> for Standby {
+    fn from(standby: &v1::StandbyDetail) -> Self {
+        Self {
+            issuer: standby.issuer.clone(),
+            ready: standby.ready,
+            message: some(&standby.message),
+            generation: (standby.generation > 0).then_some(standby.generation),
+            serial: some(&standby.serial),
+            fingerprint: some(&standby.fingerprint),
+            public_key_sha256: some(&standby.public_key_sha256),
+            issued_by: some(&standby.issued_by),
+            not_after: from_timestamp(standby.not_after.as_ref()),
+            renew_at: from_timestamp(standby.renew_at.as_ref()),
+            decision: some(&standby.decision),
+            failures: standby.failures,
+            last_error: some(&standby.last_error),
+        }
+    }
 }
 
 impl From<&v1::OrderDetail> for Order {
@@ -196,6 +236,7 @@ impl From<&v1::OrderDetail> for Order {
             started_at: from_timestamp(order.started_at.as_ref()),
             deadline: from_timestamp(order.deadline.as_ref()),
             generation: order.generation,
+            standby: order.standby,
         }
     }
 }
@@ -299,6 +340,15 @@ pub(crate) struct Renewal {
     /// The generation that the renewal will become.
     pub(crate) generation: u64,
     pub(crate) already_running: bool,
+}
+
+/// `cert switch`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Switch {
+    pub(crate) name: String,
+    /// The generation that the standby has become, or becomes.
+    pub(crate) generation: u64,
+    pub(crate) switched: bool,
 }
 
 /// One line of `cert renew --wait`.

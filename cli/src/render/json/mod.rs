@@ -22,7 +22,7 @@ use serde::Serialize;
 pub(crate) use self::{
     agent::{AgentDetail, Agents, Removal, Token},
     budget::Budgets,
-    cert::{CertificateDetail, Certificates, Progress, Renewal, RevocationOf},
+    cert::{CertificateDetail, Certificates, Progress, Renewal, RevocationOf, Switch},
     dns_record::DnsRecords,
     drill::{DrillPlan, DrillReport},
     issuer::{Issuer, IssuerCheck, Issuers},

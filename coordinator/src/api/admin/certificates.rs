@@ -36,7 +36,11 @@ impl Api {
         let Some((_, spec)) = self.get::<CertificateSpec>(&spec_key).await? else {
             return Err(not_found("certificate", name));
         };
-        if let Some((order, _)) = self.get::<Order>(&key::order(name)).await? {
+        let order = self.get::<Order>(&key::order(name)).await?;
+        // One for the standby gives way.
+        let standby =
+            order.as_ref().filter(|(order, _)| order.standby).map(|(_, revision)| *revision);
+        if let Some((order, _)) = order.filter(|(order, _)| !order.standby) {
             let generation = order.generation.0;
             return Ok(RenewCertificateResponse { generation, already_running: true });
         }
@@ -48,7 +52,7 @@ impl Api {
         let batch = leadership
             .batch()
             .unchanged(spec_key, Some(spec))
-            .absent(key::order(name))
+            .unchanged(key::order(name), standby)
             .unchanged(&*state_key, revision)
             .put(state_key, record::encode(&state));
         self.commit(batch).await?;

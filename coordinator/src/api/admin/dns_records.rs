@@ -103,7 +103,8 @@ impl Api {
         }
         let all = request.identifiers.is_empty() && request.certificates.is_empty();
         let meant = |spec: &crate::record::CertificateSpec| {
-            spec.issuers.contains(issuer) && spec.challenges.contains(&ChallengeType::DnsPersist01)
+            (spec.issuers.contains(issuer) || spec.standby.as_ref() == Some(issuer))
+                && spec.challenges.contains(&ChallengeType::DnsPersist01)
         };
         for spec in view.certificates.values().filter(|spec| all && meant(&spec.record)) {
             identifiers.extend(spec.record.identifiers.iter().cloned());

@@ -12,7 +12,8 @@ use chancery_proto::v1::{
     RenewCertificateRequest, RenewCertificateResponse, Revocation, RevokeCertificateRequest,
     RotateSealRequest, RotateSealResponse, SealDetail, ShowAgentRequest, ShowCertificateRequest,
     ShowDnsRecordsRequest, ShowDnsRecordsResponse, ShowIssuerRequest, ShowLeaseRequest,
-    ShowSealRequest, StatusRequest, StatusResponse, TransferLeaseRequest, TransferLeaseResponse,
+    ShowSealRequest, StatusRequest, StatusResponse, SwitchCertificateRequest,
+    SwitchCertificateResponse, TransferLeaseRequest, TransferLeaseResponse,
     admin_service_server::AdminService,
 };
 use chancery_shared::{name::IssuerName, wire::to_timestamp};
@@ -32,6 +33,7 @@ mod issuers;
 mod lease;
 mod revoke;
 mod seal;
+mod switch;
 
 pub(super) struct Admin {
     pub(super) api: Arc<Api>,
@@ -101,6 +103,15 @@ impl AdminService for Admin {
     ) -> Result<Response<Revocation>, Status> {
         let who = operator(&request);
         self.api.revoke_certificate(request.get_ref(), &who).await.map(Response::new)
+    }
+
+    async fn switch_certificate(
+        &self,
+        request: Request<SwitchCertificateRequest>,
+    ) -> Result<Response<SwitchCertificateResponse>, Status> {
+        let who = operator(&request);
+        let name = name(&request.get_ref().name)?;
+        self.api.switch_certificate(&name, &who).await.map(Response::new)
     }
 
     async fn follow_certificate(

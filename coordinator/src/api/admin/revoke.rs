@@ -3,15 +3,21 @@
 use std::time::Duration;
 
 use chancery_proto::v1::{Revocation as WireRevocation, RevokeCertificateRequest};
-use chancery_shared::{name::CertName, number::Generation, revocation::RevocationReason, x509};
+use chancery_shared::{
+    name::CertName,
+    number::{Generation, Revision},
+    revocation::RevocationReason,
+    x509,
+};
 use tonic::Status;
 
 use super::{super::Api, name, not_found};
 use crate::{
     order,
-    record::{self, Bundle, CertificateState, EventKind, Order, Revocation, Revoked, key},
+    record::{self, Bundle, CertificateState, EventKind, Order, Revocation, Revoked, Standby, key},
     seal::Context,
     status::revocation,
+    store::Batch,
 };
 
 impl Api {
@@ -53,7 +59,11 @@ impl Api {
         {
             return self.revoked(name, generation).await;
         }
-        let bundle = self.bundle(name, generation).await?;
+        let standby = self.revoked_standby(name, generation, reason).await?;
+        let bundle = match standby.as_ref().and_then(|(standby, _)| standby.bundle.clone()) {
+            Some(bundle) => bundle,
+            None => self.bundle(name, generation).await?,
+        };
         let is_newest = generation == state.generation && state.issued.is_some();
         let is_shared = reason == RevocationReason::KeyCompromise
             && !is_newest
@@ -74,12 +84,10 @@ impl Api {
         let issuer = bundle.issuer.clone();
         let issuer = issuer.or_else(|| state.issued.as_ref().map(|issued| issued.issuer.clone()));
         let issuer = issuer.ok_or_else(|| not_found("issuer of certificate", name))?;
-        let facts =
-            x509::Facts::of(&bundle.leaf).map_err(|error| Status::data_loss(error.to_string()))?;
         let revocation = Revocation {
             certificate: name.clone(),
             generation,
-            serial: facts.serial,
+            serial: serial_of(&bundle.leaf)?,
             leaf: bundle.leaf,
             issuer,
             reason,
@@ -87,8 +95,7 @@ impl Api {
             requested_by: who.to_owned(),
             ended: None,
         };
-        let batch = leadership
-            .batch()
+        let batch = with_standby(leadership.batch(), standby)
             .unchanged(&*at, former.map(|(_, revision)| revision))
             .put(&*at, record::encode(&revocation))
             // One that has begun meanwhile may be another one with the key.
@@ -102,6 +109,25 @@ impl Api {
         );
         self.events.record(EventKind::RevocationRequested, name.as_str(), message);
         self.revoked(name, generation).await
+    }
+
+    /// The standby if it is this bundle, as one that is revoked and to be replaced.
+    async fn revoked_standby(
+        &self,
+        name: &CertName,
+        generation: Generation,
+        reason: RevocationReason,
+    ) -> Result<Option<(Standby, Revision)>, Status> {
+        let standby = self.get::<Standby>(&key::standby(name)).await?;
+        let is_meant = |standby: &Standby| {
+            standby.bundle.as_ref().is_some_and(|bundle| bundle.generation == generation)
+        };
+        Ok(standby.filter(|(standby, _)| is_meant(standby)).map(|(mut standby, revision)| {
+            let now = self.clock.now();
+            standby.state.revoked = Some(Revoked { generation, reason, at: now });
+            standby.state.renewal_requested_at = Some(now);
+            (standby, revision)
+        }))
     }
 
     /// A bundle that is kept.
@@ -178,6 +204,17 @@ impl Api {
         let _ = tokio::time::timeout(PATIENCE, ended).await;
         shown().ok_or_else(|| Status::unavailable("it was asked for, but cannot be seen yet"))
     }
+}
+
+fn serial_of(leaf: &[u8]) -> Result<String, Status> {
+    let facts = x509::Facts::of(leaf).map_err(|error| Status::data_loss(error.to_string()))?;
+    Ok(facts.serial)
+}
+
+fn with_standby(batch: Batch, standby: Option<(Standby, Revision)>) -> Batch {
+    let Some((standby, revision)) = standby else { return batch };
+    let at = key::standby(&standby.certificate);
+    batch.unchanged(&*at, Some(revision)).put(at, record::encode(&standby))
 }
 
 /// For a CA that answers. Less than clients wait for an answer of ours.

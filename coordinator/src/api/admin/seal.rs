@@ -59,10 +59,11 @@ fn sealed_under(view: &View) -> BTreeMap<u32, u32> {
         issuer.record.external_account.as_ref().map(|bound| bound.key.data_key)
     });
     let next_keys = view.next_keys.values().map(|next| next.record.key.data_key);
+    let standbys = view.standbys.values().filter_map(|standby| standby.record.bundle.as_ref());
+    let standbys = standbys.map(|bundle| bundle.key.data_key);
+    let of_certificates = bundles.chain(standbys).chain(next_keys).chain(orders);
     let mut records = BTreeMap::new();
-    for key in
-        bundles.chain(next_keys).chain(orders).chain(accounts).chain(bindings).chain(authority)
-    {
+    for key in of_certificates.chain(accounts).chain(bindings).chain(authority) {
         *records.entry(key).or_default() += 1;
     }
     records

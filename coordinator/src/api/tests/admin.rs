@@ -4,7 +4,7 @@ use chancery_proto::v1::{
     ApplyRequest, CertificateSpec as WireCertificate, CreateTokenRequest, DesiredState,
     FollowCertificateRequest, IssuerSpec as WireIssuer, ListEventsRequest, RemoveAgentRequest,
     RenewCertificateRequest, RotateSealRequest, ShowAgentRequest, ShowCertificateRequest,
-    ShowSealRequest,
+    ShowSealRequest, SwitchCertificateRequest,
 };
 use chancery_shared::{key_type::KeyType, name::CertName, number::Generation};
 use tonic::Code;
@@ -13,8 +13,8 @@ use uuid::Uuid;
 use crate::{
     api::testing::{Fleet, PATIENCE, labels},
     record::{
-        self, CertificateState, Challenge, Deployment, DeploymentState, EventKind, Order, Stage,
-        key,
+        self, CertificateSpec, CertificateState, Challenge, Deployment, DeploymentState, EventKind,
+        Order, Stage, Standby, key,
     },
     store::Batch,
 };
@@ -31,6 +31,7 @@ fn desired(certificates: &[&str]) -> DesiredState {
         key_type: "ecdsa-p256".to_owned(),
         reuse_key: false,
         key_ahead: false,
+        standby: String::new(),
         profile: String::new(),
         issuers: vec!["test".to_owned()],
         challenges: Vec::new(),
@@ -66,6 +67,7 @@ pub(super) fn order(fleet: &Fleet, name: &CertName) -> Order {
         epoch: fleet.leadership.epoch(),
         resumed: 0,
         replaces: None,
+        standby: false,
         stage: Stage::Presented {
             url: "https://ca.example.org/order/1".to_owned(),
             tokens: vec!["token-1".to_owned()],
@@ -127,6 +129,7 @@ async fn a_deleted_certificate_takes_everything_along_but_its_generation() {
         left: Vec::new(),
     };
     fleet.put(key::challenge("token-1"), &challenge).await;
+    fleet.put(key::standby(&www), &Standby::none(www.clone())).await;
     for certificate in [&www, &mail] {
         let deployment = Deployment {
             agent: "web-1".parse().unwrap(),
@@ -146,7 +149,7 @@ async fn a_deleted_certificate_takes_everything_along_but_its_generation() {
     {
         let view = fleet.mirror.read();
         assert!(!view.certificates.contains_key("www") && view.certificates.contains_key("mail"));
-        assert!(view.orders.is_empty() && view.challenges.is_empty());
+        assert!(view.orders.is_empty() && view.challenges.is_empty() && view.standbys.is_empty());
         assert_eq!(view.deployments["web-1"].len(), 1);
         let left = CertificateState { generation: Generation(2), ..CertificateState::default() };
         assert_eq!(*view.states["www"].record, left);
@@ -353,4 +356,39 @@ async fn a_new_data_key_seals_from_now_on() {
     assert_eq!(seal.active_key, 2);
     let records: Vec<_> = seal.keys.iter().map(|key| (key.id, key.records)).collect();
     assert_eq!(records, [(1, 1), (2, 1)]);
+}
+
+#[tokio::test]
+async fn a_switch_needs_a_standby_and_is_written_down_for_the_leader() {
+    let fleet = Fleet::start().await;
+    let mut admin = fleet.admin().await;
+    let request = || SwitchCertificateRequest { name: "www".to_owned() };
+    assert_eq!(admin.switch_certificate(request()).await.unwrap_err().code(), Code::NotFound);
+    let www = fleet.declare("www", &["role=web"]).await;
+    fleet.issue(&www, 1).await;
+    let refused = admin.switch_certificate(request()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("standby = \"ISSUER\""), "{}", refused.message());
+
+    let spec = (*fleet.mirror.read().certificates["www"].record).clone();
+    let spec = CertificateSpec { standby: Some("spare".parse().unwrap()), ..spec };
+    fleet.put(key::certificate(&www), &spec).await;
+    let refused = admin.switch_certificate(request()).await.unwrap_err();
+    assert!(refused.message().contains("not issued yet"), "{}", refused.message());
+    let state = (*fleet.mirror.read().states["www"].record).clone();
+    let kept = CertificateState { generation: Generation(2), ..state.clone() };
+    fleet.put(key::standby(&www), &Standby { state: kept, ..Standby::none(www.clone()) }).await;
+    // Nobody makes orders here, so the test is the one that finds the wish.
+    let found = async {
+        let mut touched = fleet.mirror.touched();
+        while fleet.mirror.read().states["www"].record.switch_requested_at.is_none() {
+            let _ = touched.recv().await;
+        }
+        let switched = CertificateState { generation: Generation(3), ..state };
+        fleet.put(key::state(&www), &switched).await;
+    };
+    let (answer, ()) = tokio::join!(admin.switch_certificate(request()), found);
+    let answer = answer.unwrap().into_inner();
+    assert_eq!((answer.generation, answer.switched), (3, true));
+    fleet.event(EventKind::SwitchRequested, "asked for the standby").await;
 }

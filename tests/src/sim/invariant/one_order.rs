@@ -157,6 +157,7 @@ mod tests {
             epoch: Epoch(1),
             resumed: 0,
             replaces: None,
+            standby: false,
             stage,
         };
         [Operation::Put(key::order(&web()), record::encode(&order))]

@@ -370,7 +370,14 @@ A file:
   name = \"www\"
   identifiers = [\"www.example.org\", \"example.org\"]
   issuers = [\"letsencrypt\"]
-  labels = { role = \"web\" }";
+  labels = { role = \"web\" }
+  renew = { windows = [\"Mon-Fri 02:00-05:00\"], time_zone = \"Europe/Berlin\" }
+
+  [[freeze]]
+  name = \"year-end\"
+  from = \"2026-12-18\"
+  to = \"2027-01-03\"
+  reason = \"nobody is there\"";
 
 const RENEW_EXAMPLES: &str = "\
 Examples:

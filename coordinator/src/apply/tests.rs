@@ -203,6 +203,33 @@ fn a_change_says_whether_an_order_follows() {
 }
 
 #[test]
+fn orders_that_the_limits_hold_back_are_told_behind_one_another() {
+    let limited = |orders: &str| {
+        let mut wire = desired();
+        wire.issuers[0].limits = [("orders", orders), ("reserve", "0%")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into();
+        wire
+    };
+    let held = |wire: &DesiredState, known: &View| {
+        let desired = read(wire).unwrap();
+        let plan = compare(known, &desired, false, now()).unwrap();
+        waits(&plan, &desired, known, now())
+    };
+    assert!(held(&limited("2 per 1h"), &View::default()).is_empty());
+    let waiting = held(&limited("1 per 1h"), &View::default());
+    assert_eq!(waiting.keys().map(CertName::as_str).collect::<Vec<_>>(), ["www"]);
+    let (at, because) = &waiting["www"];
+    assert_eq!(at.to_string(), "2026-11-22T01:00:00Z");
+    assert!(because.contains("new orders"), "{because}");
+    // The limits of the file count, not those of before, and what is no order waits for nothing.
+    let mut issuers = limited("1 per 1h");
+    issuers.certificates.clear();
+    assert!(held(&limited("2 per 1h"), &applied(&issuers)).is_empty());
+    assert!(held(&limited("1 per 1h"), &applied(&desired())).is_empty());
+}
+
+#[test]
 fn what_the_files_do_not_name_is_kept_or_pruned() {
     let mut less = desired();
     less.issuers.pop();

@@ -139,6 +139,8 @@ pub struct Orders {
     journal: Journal,
     accounts: Accounts,
     pauses: Pauses,
+    /// Of questions about renewals: a CA may fail in these alone.
+    question_pauses: Pauses,
     budgets: Budgets,
     answers_with: AnswersWith,
     events: Events,
@@ -213,6 +215,7 @@ impl Orders {
             accounts: Accounts::new(store.clone(), sealer, outside.connect),
             budgets: Budgets::new(store, clock.clone()),
             pauses: Pauses::default(),
+            question_pauses: Pauses::default(),
             answers_with: outside.answers_with,
             mirror,
             peers,

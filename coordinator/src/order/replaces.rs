@@ -36,10 +36,12 @@ impl Orders {
         leaf: &[u8],
     ) -> Result<Option<Suggestion>, Error> {
         self.budgets.open(leadership, issuer).await?.check_requests(self.clock.now())?;
-        // Obeyed, but neither begun nor ended: a CA that does not answer these may issue all the same,
-        // and the other way round.
+        // The pauses of orders are obeyed, but neither begun nor ended: a CA that does not answer these
+        // questions may issue all the same, and the other way round.
         self.pauses.check(&issuer.name, self.clock.monotonic())?;
+        let visit = self.question_pauses.enter(&issuer.name, self.clock.monotonic())?;
         let suggestion = self.suggestion_of(leadership, issuer, leaf).await;
+        visit.ended(&suggestion, self.clock.monotonic());
         if let Err(error @ Error::CaBusy { .. }) = &suggestion {
             self.note_refusal(leadership, issuer, &[], error).await?;
         }
